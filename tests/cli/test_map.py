@@ -199,7 +199,7 @@ def test_map_resumes_after_a_kill(talud: Run, command: list[object], tmp_path: P
 
 def test_map_checks_options_before_building_a_stack(talud: Run, command: list[object]) -> None:
     code, out, err = talud(*command[:-1], 5)
-    assert (code, out, err) == (1, "", "talud: the threshold is 5; it must lie between 0 and 1\n")
+    assert (code, out, err) == (1, "", "talud: the threshold is 5; it must be between 0 and 1\n")
     assert not Path("maps").exists()
 
 
@@ -223,7 +223,7 @@ def test_failed_map_keeps_the_earlier_one(talud: Run, command: list[object], tmp
         ({"--optical": None, "--dtm": "any.tif"}, "the model '3band' needs red, green, blue: give --optical FILE"),
         ({"--model": "missing.onnx"}, "missing.onnx: no such file"),
         ({"--model": "auto"}, "it does not answer; check the server and MLFLOW_TRACKING_URI (or give the model"),
-        ({"--out": "file"}, "file: cannot be written: a file of that name is in the way"),
+        ({"--out": "file"}, "file: cannot be written: a file of that name exists"),
     ],
 )
 def test_map_reports_user_errors_on_one_line(

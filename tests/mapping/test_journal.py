@@ -140,7 +140,7 @@ def test_a_tile_that_fails_twice_stops_the_run_which_says_where_and_goes_on_late
         predict(model, stack, tmp_path / "map")
     message = str(caught.value)
     assert "the network fails (twice, at rows 32 to 60 and columns 32 to 64)" in message
-    assert "4 finished tiles are kept, the same command goes on" in message
+    assert "4 finished tiles are kept, run the same command to resume" in message
     assert "\n" not in message
     assert not (tmp_path / "map").exists()
     assert len(runs()) == 0
@@ -214,7 +214,7 @@ def test_a_map_begun_with_other_options_is_refused_and_can_be_started_over(
     before = {path: path.stat() for path in working(out).rglob("*.npz")}
     with pytest.raises(OutputError) as caught:
         predict(model, stack, out, **options)
-    assert f"4 finished tiles of a map that was begun with {named};" in str(caught.value)
+    assert f"4 finished tiles of a map that was started with {named};" in str(caught.value)
     assert f"{working(out)}: " in str(caught.value)
     assert "delete that folder to start over" in str(caught.value)
     assert {path: path.stat() for path in working(out).rglob("*.npz")} == before
@@ -495,14 +495,14 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     predict(model, stack, tmp_path / "undisturbed", tile=100)
     others = small_disk / "others.bin"
     others.write_bytes(bytes((4096 - 1480) * 1024))
-    with pytest.raises(OutputError, match=r"finished tiles are kept, the same command goes on") as caught:
+    with pytest.raises(OutputError, match=r"finished tiles are kept, run the same command to resume") as caught:
         predict(model, stack, out, tile=100)
     assert "No space left on device" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists() or {path.name for path in out.iterdir()} == {".partial", others.name}
     # Room for the tiles, not for the rasters.
     others.write_bytes(bytes((4096 - 2500) * 1024))
-    with pytest.raises(OutputError, match=r"25 finished tiles are kept, the same command goes on"):
+    with pytest.raises(OutputError, match=r"25 finished tiles are kept, run the same command to resume"):
         predict(model, stack, out, tile=100)
     others.unlink()
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)

@@ -21,13 +21,13 @@ from talud.serving.ogc_process import Inputs, process_description
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"threshold": 5}, "the threshold is 5; it must lie between 0 and 1"),
-        ({"threshold": float("nan")}, "the threshold is nan; it must lie between 0 and 1"),
+        ({"threshold": 5}, "the threshold is 5; it must be between 0 and 1"),
+        ({"threshold": float("nan")}, "the threshold is nan; it must be between 0 and 1"),
         ({"minimum_area": -1.5}, "the minimum area is -1.5 m²; it must be 0 or more"),
         ({"minimum_area": float("inf")}, "the minimum area is inf m²; it must be 0 or more"),
         ({"tile": 0}, "the tile is 0; it must be at least 1"),
         ({"halo": -1}, "the halo is -1; it must be at least 0"),
-        ({"treshold": 0.5}, "there is no option 'treshold' of a map; there are threshold, minimum_area, "),
+        ({"treshold": 0.5}, "unknown map option 'treshold'; use one of threshold, minimum_area, "),
         ({"provider": "tpu"}, "the option provider is 'tpu': Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )

@@ -391,7 +391,7 @@ def test_a_lost_scheduler_is_one_line_and_tiles_are_kept(tiny_model: Path, big: 
     assert (run.returncode, said) == (1, "")
     (line,) = beside_progress(complained)
     assert "the scheduler was lost" in line
-    assert "finished tiles are kept, the same command goes on" in line
+    assert "finished tiles are kept, run the same command to resume" in line
 
 
 @pytest.mark.slow
@@ -451,7 +451,7 @@ def test_a_disk_that_workers_do_not_share_is_named(model: Model, stack: Path, tm
         pytest.skip("a disk cannot be hidden from a process here: that takes root")
     with (
         run_dask_cluster(tmp_path / "cluster", {}, prefix=hide) as (address, _),
-        pytest.raises(ClusterError, match=r"does not see .*; the map's folder must lie on a disk that all workers"),
+        pytest.raises(ClusterError, match=r"cannot access .*; the map's folder must be on a disk that all workers"),
     ):
         predict(model, stack, out, MapOptions(tile=32, workers=address))
     assert list(out.parent.iterdir()) == []

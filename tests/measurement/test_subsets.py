@@ -103,7 +103,7 @@ def test_incomplete_group_counts_as_missing(model: Model, tmp_path: Path) -> Non
 def test_predict_refuses_unsupported_subsets_with_options(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "slope.tif", values()[3:5], BANDS[3:5])
     with pytest.raises(
-        MismatchError, match=r"has no band red, .* or the whole of optical \+ terrain or .* or optical;"
+        MismatchError, match=r"has no band red, .* or all bands of optical \+ terrain or .* or optical;"
     ):
         predict(model, raster, tmp_path / "map")
     assert not (tmp_path / "map").exists()

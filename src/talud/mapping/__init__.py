@@ -1,1 +1,1 @@
-"""Mapping of rasters: the tiles of a raster, finished in this process or by workers."""
+"""Mapping of rasters by tiles, in this process or on workers."""

@@ -1,13 +1,14 @@
 """Domain report: the distance of a raster from a model's training data.
 
-For each band, the histogram of the valid training pixels, which the contract holds, is compared with that of the
-raster by their intersection: the sum over the bins of the smaller of both shares (M. J. Swain and D. H. Ballard, Color
-Indexing, International Journal of Computer Vision 7, 1991, equation 1; for densities, the overlapping coefficient).
-It is the share of the raster's values that the training data account for: 1 where both are distributed alike, 0 where
-they have no value in common. Two normal distributions of one width, d widths apart, overlap by 2 Φ(−d / 2).
+For each band, the histogram of the valid training pixels, which is stored in the contract, is compared with that of the
+raster by histogram intersection: the sum over the bins of the smaller of both shares (M. J. Swain and D. H. Ballard,
+Color Indexing, International Journal of Computer Vision 7, 1991, equation 1; for densities, the overlapping
+coefficient). It is the share of the raster's values that the training data account for: 1 if both distributions are
+equal, 0 if they have no value in common. Two normal distributions of equal width whose means are d standard deviations
+apart overlap by 2 Φ(−d / 2).
 
-Differences of neighbouring optical bands, and of SAR bands, are compared likewise: a forest in autumn may be as bright
-in each band as one in summer, and what tells them apart is the hue.
+Differences of neighbouring optical bands, and of SAR bands, are compared in the same way: a forest in autumn may be as
+bright in each band as one in summer, and differ only in hue.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from numpy.typing import NDArray
 from talud.bands import mask_implausible
 from talud.contract import BandContract, Difference
 
-SIMILAR_OVERLAP = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
-FAR_OVERLAP = 0.3  # about two widths apart, below which it counts as far
-MAX_OUTSIDE_SHARE = 0.05  # share of values outside the training range, above which a band differs
-MAX_COUNTED_PIXELS = 1 << 17  # pixels of a band, at most: a share is then known to 0.003
+# Overlap from which a band is like the training areas: that of normal distributions one standard deviation apart.
+SIMILAR_OVERLAP = 0.6
+# Overlap below which a band is far from the training areas: that of two standard deviations.
+FAR_OVERLAP = 0.3
+# Share of values outside the training range above which a band differs from the training areas.
+MAX_OUTSIDE_SHARE = 0.05
+# Largest number of pixels of a band that are compared; the standard error of a share is then at most 0.0014.
+MAX_COUNTED_PIXELS = 1 << 17
 
 
 class DomainVerdict(StrEnum):
-    """On a band, or, as the worst of its bands, on a raster; the worse, the later."""
+    """Verdict on a band, or on a raster by its worst band; from best to worst."""
 
     NO_VALUES = "no valid values"
     NO_HISTOGRAM = "the model holds no histograms"
@@ -43,14 +48,14 @@ UNLIKE_VERDICTS = (DomainVerdict.DIFFERS, DomainVerdict.FAR)
 
 @dataclass(frozen=True)
 class DomainDistance:
-    """Distance of a band, or a difference of two, from the training areas.
+    """Distance of a band, or of a difference of two bands, from the training areas.
 
     Attributes:
-        band: its name, such as "red" or "red − green".
-        overlap: intersection of both histograms, 0 to 1; None where the model holds no histogram of the band, or the
-            raster no valid value.
-        outside: share of the raster's values below the lowest or above the highest of the training pixels, 0 to 1;
-            None where the raster holds no valid value.
+        band: name of the band or difference, such as "red" or "red − green".
+        overlap: intersection of both histograms, 0 to 1; None if the model has no histogram of the band, or the raster
+            no valid value.
+        outside: share of the raster's values below the minimum or above the maximum of the training pixels, 0 to 1;
+            None if the raster has no valid value.
     """
 
     band: str
@@ -59,9 +64,12 @@ class DomainDistance:
 
     @classmethod
     def of(cls, pixels: NDArray[np.float32], band: BandContract) -> DomainDistance:
-        """Compare pixels of a raster's band, of any shape and NaN where invalid, with those of the training areas.
+        """Compare the pixels of a band with those of the training areas.
 
-        Implausible values count as invalid. Of many pixels, every so many are counted.
+        Args:
+            pixels: values of any shape, NaN where invalid; implausible values count as invalid. Of many pixels, a
+                regular sample is compared.
+            band: contract of the band.
         """
         values = _pixel_sample(pixels, band)
         values = values[np.isfinite(values)]
@@ -74,7 +82,13 @@ class DomainDistance:
         second: tuple[NDArray[np.float32], BandContract],
         difference: Difference,
     ) -> DomainDistance:
-        """Compare the difference of two bands, whose pixels are in one order, each as `of` takes them."""
+        """Compare the difference of two bands with that of the training areas.
+
+        Args:
+            first: pixels and contract of the first band, as for `of`.
+            second: pixels of the second band, in the same order, and its contract.
+            difference: training histogram of the difference.
+        """
         values = _pixel_sample(*first) - _pixel_sample(*second)
         values = values[np.isfinite(values)]
         limits = difference.edges[0], difference.edges[-1]
@@ -89,7 +103,7 @@ class DomainDistance:
         learned: Sequence[float],
         limits: tuple[float, float],
     ) -> DomainDistance:
-        """Compare valid values with a training histogram, if any, and range."""
+        """Compare valid values with a training histogram, if there is one, and range."""
         if not values.size:
             return cls(name, None, None)
         outside = float(np.mean((values < limits[0]) | (values > limits[1])))
@@ -99,7 +113,7 @@ class DomainDistance:
 
     @property
     def verdict(self) -> DomainVerdict:
-        """In plain words."""
+        """Verdict by overlap and share of values outside the training range."""
         if self.outside is None:
             return DomainVerdict.NO_VALUES
         if self.overlap is None:
@@ -114,12 +128,12 @@ class DomainDistance:
 
 
 def overall_verdict(distances: Sequence[DomainDistance]) -> DomainVerdict:
-    """The worst verdict of all bands, of which there is at least one."""
+    """Return the worst verdict of all bands; at least one is required."""
     return max((distance.verdict for distance in distances), key=list(DomainVerdict).index)
 
 
 def report_lines(distances: Sequence[DomainDistance]) -> list[str]:
-    """The verdict on the raster, and the bands that are not alike, in a line each."""
+    """Return the verdict on the raster and one line for each unlike band."""
     unlike = [distance for distance in distances if distance.verdict in UNLIKE_VERDICTS]
     return [
         f"domain: {overall_verdict(distances)}",
@@ -128,10 +142,10 @@ def report_lines(distances: Sequence[DomainDistance]) -> list[str]:
 
 
 def _pixel_sample(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
-    """Return the pixels that are counted, flat; NaN where one is implausible."""
+    """Return a flat sample of the pixels, NaN where one is implausible."""
     return mask_implausible(pixels.ravel()[:: -(-pixels.size // MAX_COUNTED_PIXELS)], band.lowest, band.highest)
 
 
 def count_bins(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:
-    """Return how many values lie in each bin of a histogram."""
+    """Count the values in each bin of a histogram."""
     return np.histogram(values, np.array(edges))[0]

@@ -1,11 +1,11 @@
 """Journal of a map: finished tiles from which an interrupted run resumes.
 
-A tile is finished once its file lies under its own name: it is written under another one, brought to the disk, and
-renamed. Whatever ends a run (a power cut, a full disk, kill -9), the next one finds whole tiles or none. What the run
-was begun with lies beside them, so that tiles of another raster, model or option are never mixed in.
+A tile is finished once its file has its final name: it is written under another name, synchronised to the disk, and
+renamed. Whatever ends a run (a power cut, a full disk, kill -9), the next run finds complete tiles only. The facts that
+the map depends on are stored with them, so that tiles of another raster, model or option are never mixed in.
 
-A tile's unfinished file lies in a folder of its run, which the next run takes away: a worker that outlives its run
-(see `sharding`) can then rename nothing any more, and finishes no tile of a map that is not its own.
+The unfinished file of a tile is in a folder of its run, which the next run deletes: a worker that outlives its run (see
+`talud.mapping.workers`) then fails to rename its file, and finishes no tile of a map that is not its own.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ class TileResult:
     """Result for the core of a tile.
 
     Attributes:
-        probability: of a landslide, (height, width) float32; without meaning where `blocked`.
-        blocked: uint16 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
-        disagreement: with test-time augmentation, the standard deviation of the probabilities whose mean the first is,
-            float32 of the same shape; else None.
-        reduced: of a model that can do without some groups, uint16 code of what a pixel is mapped without (see
-            `coverage`), 0 where that is nothing; else None.
+        probability: probability of a landslide, float32 (height, width); no meaning where `unmapped` is not 0.
+        unmapped: code of the reason why a pixel is not mapped (see `talud.engine.coverage`), uint16 (height, width); 0
+            where it is mapped.
+        disagreement: with test-time augmentation, standard deviation of the probabilities whose mean is `probability`,
+            float32 (height, width); else None.
+        partial: for a model that can do without some groups, code of the data that a pixel is mapped without (see
+            `talud.engine.coverage`), uint16 (height, width); else None.
     """
 
     probability: NDArray[np.float32]
@@ -60,11 +61,11 @@ class TileResult:
 
 @dataclass(frozen=True)
 class Journal:
-    """Finished tiles of a map in the making.
+    """Journal of a map that is being made.
 
     Attributes:
-        folder: where they lie. Nothing else may write there while the journal is open.
-        run: a folder within, for what this run alone needs; empty when the journal is opened, gone when it is closed.
+        folder: folder of the journal. Nothing else may write there while the journal is open.
+        run: folder within for temporary files of this run; empty when the journal is opened, deleted when it is closed.
     """
 
     folder: Path
@@ -73,16 +74,16 @@ class Journal:
     @classmethod
     @contextmanager
     def open(cls, out: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
-        """Resume the map in the making for the folder `out`, or begin it.
+        """Resume the journal of a map, or start it.
 
-        At the end of the block the journal is gone. After an error it is kept if a tile is finished.
+        At the end of the block the journal is deleted. After an error it is kept if a tile is finished.
 
         Args:
             out: folder of the map.
-            identity: everything that the bytes of the map depend on, by name, as JSON values.
+            identity: all facts that the bytes of the map depend on, by name, as JSON values.
 
         Raises:
-            OutputError: another process makes that map, it was begun with something else, or nothing can be written.
+            OutputError: Another process is making the map, its journal has another identity, or nothing can be written.
         """
         journal = cls._at(out)
         with journal._locked(out):
@@ -96,21 +97,24 @@ class Journal:
                 if not kept:
                     shutil.rmtree(journal.folder, ignore_errors=True)
                 elif isinstance(error, TaludError):
-                    raise type(error)(f"{error}; {kept} finished tiles are kept, the same command goes on") from error
+                    message = f"{error}; {kept} finished tiles are kept, run the same command to resume"
+                    raise type(error)(message) from error
                 raise
             with translate_write_errors(out):
-                (
-                    journal.folder / _IDENTITY_FILE
-                ).unlink()  # first: what a kill leaves of the rest is then taken for nothing
-                shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
+                # Deleted first, so that the next run ignores the other files if this process is killed here.
+                (journal.folder / _IDENTITY_FILE).unlink()
+                shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may keep the lock file open
 
     @classmethod
     @contextmanager
     def reserve(cls, out: Path) -> Iterator[Journal]:
-        """Lock the map of the folder `out` while its stack is made.
+        """Lock the folder of a map while its stack is made.
+
+        Args:
+            out: folder of the map.
 
         Raises:
-            OutputError: another process makes that map, or nothing can be written.
+            OutputError: Another process is making the map, or nothing can be written.
         """
         journal = cls._at(out)
         with journal._locked(out):
@@ -122,10 +126,7 @@ class Journal:
 
     @classmethod
     def was_publishing(cls, out: Path) -> bool:
-        """Check whether a run was interrupted while it published to `out`.
-
-        It was moving the files of a map to that folder.
-        """
+        """Check if a run was interrupted while it moved a map's files to `out`."""
         return (_working_folder(out) / _PUBLISHING_FILE).exists()
 
     def mark_publishing(self) -> None:
@@ -134,7 +135,7 @@ class Journal:
 
     @property
     def products(self) -> Path:
-        """Return the folder for the files of the map, empty when the journal is opened."""
+        """Folder for the files of the map, empty when the journal is opened."""
         return self.run / "products"
 
     def __len__(self) -> int:
@@ -142,28 +143,31 @@ class Journal:
         return sum(1 for _ in (self.folder / _TILES_FOLDER).glob("*.npz"))
 
     def missing(self, tiling: Tiling) -> list[Tile]:
-        """Return the tiles that are not finished."""
-        # Listed first: a share may hold for a minute that a file which was looked for in vain is not there.
+        """Return the unfinished tiles of a tiling."""
+        # List the folder first: a network share may cache for a minute that a file does not exist.
         names = {path.name for path in (self.folder / _TILES_FOLDER).iterdir()}
         return [tile for tile in tiling if self._path(tile).name not in names or self.read(tile) is None]
 
     def read(self, tile: Tile) -> TileResult | None:
-        """Return the result for a tile; None where it is not finished, or its file is damaged."""
+        """Read the result for a tile.
+
+        None if it is not finished, or its file is damaged.
+        """
         try:
-            # NumPy compares the checksums that the zip format holds.
+            # NumPy verifies the checksums of the zip format.
             with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 return TileResult(**arrays)
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
             return None
 
     def write(self, tile: Tile, block: TileResult) -> None:
-        """Keep the result for a tile, which is then finished.
+        """Store the result for a tile, which is then finished.
 
         Raises:
-            OutputError: the disk is full, or fails, or the run is over.
+            OutputError: The disk is full or fails, or the run has ended.
         """
         path = self._path(tile)
-        scratch = self.run / f"{path.stem}.{uuid.uuid4().hex}.part"  # two workers may be at one tile
+        scratch = self.run / f"{path.stem}.{uuid.uuid4().hex}.part"  # two workers may compute the same tile
         with translate_write_errors(path):
             with scratch.open("wb") as stream:
                 np.savez(stream, **{name: array for name, array in vars(block).items() if array is not None})
@@ -179,7 +183,7 @@ class Journal:
     def _locked(self, out: Path) -> Iterator[None]:
         with translate_write_errors(out):
             if out.exists() and not out.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
+                raise NotADirectoryError(errno.ENOTDIR, "a file of that name exists")
             lock = _lock_folder(self.folder)
         with lock:
             yield
@@ -188,13 +192,13 @@ class Journal:
         return self.folder / _TILES_FOLDER / f"{tile.core.row_off}_{tile.core.col_off}.npz"
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
-        before, now = self._stored_identity(), json.loads(json.dumps(identity))  # as it will be read again
+        before, now = self._stored_identity(), json.loads(json.dumps(identity))  # as after a round trip
         names = [name for name in before | now if before.get(name) != now.get(name)]
         changes = [describe_change(name, before.get(name), now.get(name)) for name in names]
         if changes and before and len(self):
             raise OutputError(
-                f"{self.folder}: holds {len(self)} finished tiles of a map that was begun with {', '.join(changes)}; "
-                "go on with what it was begun with, or delete that folder to start over"
+                f"{self.folder}: contains {len(self)} finished tiles of a map that was started with "
+                f"{', '.join(changes)}; use the former values to resume, or delete that folder to start over"
             )
 
     def _start(self, identity: Mapping[str, Any]) -> None:
@@ -209,7 +213,7 @@ class Journal:
         scratch.replace(self.folder / _IDENTITY_FILE)
 
     def _stored_identity(self) -> dict[str, Any]:
-        """Return the facts that the map was begun with; empty where the file is missing or damaged."""
+        """Read the identity of the stored tiles; empty if missing or damaged."""
         try:
             begun = json.loads((self.folder / _IDENTITY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -218,17 +222,21 @@ class Journal:
 
 
 def _working_folder(out: Path) -> Path:
-    """Return the working folder of a map: on the same disk, beside its own folder, which DVC empties before a run."""
+    """Return the working folder of a map.
+
+    It is on the same disk, next to the map's own folder, which DVC empties before a run; or within it, if the parent
+    folder is not writable.
+    """
     out = out.resolve()
     within = out.is_dir() and (out.is_mount() or not os.access(out.parent, os.W_OK))
     return out / ".partial" if within else out.with_name(f".{out.name}.partial")
 
 
 def _lock_folder(folder: Path) -> ExitStack:
-    """Lock a working folder until the result is closed, or the process ends.
+    """Lock a working folder until the result is closed or the process ends.
 
     Raises:
-        OutputError: another process holds the lock.
+        BusyError: Another process holds the lock.
     """
     path = folder / _LOCK_FILE
     busy = BusyError(f"{folder}: another process is making this map; wait for it, or name another --out")
@@ -238,11 +246,14 @@ def _lock_folder(folder: Path) -> ExitStack:
             lock = held.enter_context(exclusive_lock(path, busy))
             if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
                 return held.pop_all()
-            # The process that held the lock has just finished, and removed the folder.
+            # The process that held the lock has just finished, and deleted the folder.
 
 
 def describe_change(name: str, before: Any, now: Any, when: str = "now") -> str:
-    """Return a difference in words; the values of checksums are left out."""
+    """Return the change of a value as text.
+
+    The values of checksums are left out.
+    """
     if re.fullmatch("[0-9a-f]{32,}", str(before)):
         return f"different {name}"
     return f"{name} {_format_value(before)} ({when} {_format_value(now)})"

@@ -1,4 +1,4 @@
-"""Options of a map: their single definition for command line, Python and service."""
+"""Options of a map, defined once for command line, Python and service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 
 
 class ResultOptions(BaseModel):
-    """Options that decide what a map shows; clients of the service may set these."""
+    """Options that decide what a map shows; clients of the service may set them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,84 +36,86 @@ class ResultOptions(BaseModel):
 
 
 class MapOptions(ResultOptions):
-    """Options of a map, checked.
+    """Validated options of a map.
 
     The descriptions of the fields are the help of the command line and of the service.
 
     Attributes:
-        threshold: landslide where the probability is at least this. Default: the contract's.
-        minimum_area: in m²; smaller landslides are left out of the polygons, not of the rasters.
-        smooth: smooth the outlines of the landslides instead of following the edges of the pixels.
-        geojson: write the landslides as GeoJSON too.
-        tta: test-time augmentation: average the probability over the raster turned and mirrored in all eight ways, and
-            write a raster of the disagreement. It takes eight times as long.
-        tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same. A raster that
-            consists of patches (tag TALUD_PATCH) is cut into these, each read alone, and takes neither tile nor halo.
-        halo: pixels of context around a tile's core, rounded up to the model's alignment. Default, and most: the exact
-            number. A smaller one saves arithmetic; its cost is measured when a model is exported
+        threshold: probability from which a pixel is a landslide. Default: the contract's.
+        minimum_area: area in m² below which landslides are left out of the polygons, but not of the rasters.
+        smooth: whether to smooth the outlines of the landslides instead of following the edges of the pixels.
+        geojson: whether to write the landslides as GeoJSON too.
+        tta: whether to use test-time augmentation: average the probability over the eight flips and rotations of the
+            raster, and write a raster of their disagreement. It takes eight times as long.
+        tile: longest side of a tile's core in pixels. Default: as memory allows. The map does not depend on it. A
+            raster that consists of patches (tag TALUD_PATCH) is cut into these, and accepts neither tile nor halo.
+        halo: pixels of context around a tile's core, rounded up to the model's alignment. Default and maximum: the
+            exact number. A smaller one saves arithmetic; its error is measured when a model is exported
             (`Prediction.halo_error`).
-        batch: number of tiles in one pass of the network; each takes as much memory again. Default: one on the CPU, as
-            many as memory allows on CUDA. The map is the same.
-        provider: device that a model named by its file or URI runs on.
-        precision: precision of the variant to open of a model named by its file or URI.
-        workers: a number of processes on this machine, or the address of a Dask scheduler; default: this process. The
-            map is the same. A script must ask for processes under `if __name__ == "__main__":`, for each of them runs
-            what stands outside of it.
+        batch: number of tiles in one pass of the network; memory grows in proportion. Default: one on the CPU, as many
+            as memory allows on CUDA. The map does not depend on it.
+        provider: device for a model that is named by its file or URI.
+        precision: precision of the variant to open, for a model that is named by its file or URI.
+        workers: number of processes on this machine, or address of a Dask scheduler; default: this process. The map
+            does not depend on it. A script must start processes under `if __name__ == "__main__":`, since each of them
+            imports the script.
 
     Raises:
-        ParamsError: A value makes no sense.
+        ParamsError: A value is not valid.
     """
 
-    smooth: Annotated[bool, Field(description="round the corners of the landslides' outlines; their numbers stay")] = (
-        False
-    )
-    geojson: Annotated[bool, Field(description="write landslides.geojson too, in longitude and latitude")] = False
+    smooth: Annotated[
+        bool, Field(description="smooth the outlines of the landslides; their statistics do not change")
+    ] = False
+    geojson: Annotated[bool, Field(description="also write landslides.geojson, in longitude and latitude")] = False
     tta: Annotated[
         bool,
         Field(
-            description="average over the raster turned and mirrored in all eight ways, and write disagreement.tif; "
-            "takes eight times as long"
+            description="average over the eight flips and rotations of the raster, and write disagreement.tif; takes "
+            "eight times as long"
         ),
     ] = False
     tile: Annotated[
         int | None,
-        Field(ge=1, description="longest side of a tile in pixels; default: what 2 GB allow. The map is the same."),
+        Field(
+            ge=1, description="longest side of a tile in pixels; default: what fits into 2 GB. The map does not change."
+        ),
     ] = None
     halo: Annotated[
         int | None,
         Field(
             ge=0,
-            description="pixels of context around a tile, rounded up to the model's lattice; default, and most: the "
-            "exact one. With fewer it is faster, and says how far probabilities may differ.",
+            description="pixels of context around a tile, rounded up to the model's alignment; default and maximum: "
+            "the exact halo. A smaller halo is faster; the largest known error is reported.",
         ),
     ] = None
     batch: Annotated[
         int | None,
         Field(
             ge=1,
-            description="tiles in one pass of the network, each of which takes as much memory again; default: 1 on the "
-            "CPU, what 2 GB allow on CUDA. The map is the same.",
+            description="tiles in one pass of the network; memory grows in proportion. Default: 1 on the CPU, what "
+            "fits into 2 GB on CUDA. The map does not change.",
         ),
     ] = None
-    provider: Annotated[
-        Provider, Field(description="what the network runs on; auto takes CUDA where it can be used")
-    ] = "auto"
+    provider: Annotated[Provider, Field(description="device for the network; auto is CUDA if usable, else the CPU")] = (
+        "auto"
+    )
     precision: Annotated[
         Precision | None,
         Field(
-            description="the model's variant of that precision, made by talud quantize; default: the file that is "
-            "named, float32 in the registry"
+            description="precision of the model's variant, made by talud quantize; default: that of the named file, "
+            "float32 for a registered model"
         ),
     ] = None
     workers: Annotated[
         int | str | None,
-        Field(description="let so many processes share the work and the cores; each may take 3 GB of memory"),
+        Field(description="number of processes that share the work; each may need 3 GB of memory"),
     ] = None
 
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Turn pydantic's errors into one line."""
+        """Turn a validation error of pydantic into one line."""
         try:
             return handler(values)
         except ValidationError as error:
@@ -121,18 +123,18 @@ class MapOptions(ResultOptions):
 
 
 def _error_message(error: ValidationError) -> str:
-    """Return the first error of the options in words."""
+    """Return a message on the first error of the options."""
     first = error.errors(include_url=False)[0]
     name, value = str(first["loc"][0]).replace("_", " "), first["input"]
     value = f"{value:g}" if isinstance(value, int | float) else value
     if name == "threshold":
-        return f"the threshold is {value}; it must lie between 0 and 1"
+        return f"the threshold is {value}; it must be between 0 and 1"
     if name == "minimum area":
         return f"the minimum area is {value} m²; it must be 0 or more"
     if first["type"] == "greater_than_equal":
         return f"the {name} is {value}; it must be at least {first['ctx']['ge']}"
     if first["type"] == "extra_forbidden":
-        return f"there is no option {first['loc'][0]!r} of a map; there are {', '.join(MapOptions.model_fields)}"
+        return f"unknown map option {first['loc'][0]!r}; use one of {', '.join(MapOptions.model_fields)}"
     return f"the option {first['loc'][0]} is {value!r}: {first['msg']}"
 
 

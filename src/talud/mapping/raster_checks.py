@@ -19,20 +19,22 @@ from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
 from talud.raster import MAX_BANDS
 
-PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
-GROUND_SCALE_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
-MAX_MEASURABLE_VALUE = 1e9  # no band is measured in such numbers
-MAX_IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
+PIXEL_SIZE_TOLERANCE = 0.001  # share of the contract's pixel size
+GROUND_SCALE_TOLERANCE = 0.02  # share of a length; UTM stays within 0.002 in its zone, Web Mercator does not
+MAX_MEASURABLE_VALUE = 1e9  # no sensor's band has larger values in any unit
+MAX_IMPLAUSIBLE_SHARE = 0.01  # share of a band's valid pixels
 _FLOAT32_RANGE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
-EQUATOR_METRES = 40.1e6  # metres
-MAX_COORDINATE_METRES = (
-    1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
-)
-MAX_BLOCK_BYTES = 10**9  # bytes
+EQUATOR_METRES = 40.1e6
+MAX_COORDINATE_METRES = 1e9  # no CRS has larger coordinates, and float64 must be able to resolve pixels
+MAX_BLOCK_BYTES = 10**9
 
 
 def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
-    """Check CRS, pixel size and place of a raster."""
+    """Check the CRS, pixel size and location of a raster.
+
+    Raises:
+        MismatchError: The grid does not fit the contract, or has no location on the ground.
+    """
     if patch and patch % contract.input.alignment:
         raise MismatchError(
             f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of "
@@ -41,8 +43,8 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
     if not (grid.crs.is_projected or (patch and grid.is_local)):
         raise MismatchError(
             f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of "
-            f"{contract.input.pixel_size:g} m; let talud map bring the sources to one, or warp it to a metric CRS, "
-            "such as the UTM zone, with gdalwarp"
+            f"{contract.input.pixel_size:g} m; run talud map on the sources, or warp it to a metric CRS, such as its "
+            "UTM zone, with gdalwarp"
         )
     metre = grid.metres_per_unit
     width, height = grid.transform.a * metre, -grid.transform.e * metre
@@ -58,21 +60,21 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
         return
     length = max(grid.shape) * contract.input.pixel_size
     if length > EQUATOR_METRES:
-        raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
+        raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, more than the Earth's circumference")
     ground = grid.resolution * metre / _scale_factor(grid)
     if not 0 < ground < math.inf or max(map(abs, grid.bounds)) * metre > MAX_COORDINATE_METRES:
         raise MismatchError(
-            f"{raster}: it lies where {grid.crs} has no place on the ground; is the geotransform right?"
+            f"{raster}: its coordinates are outside the valid range of {grid.crs}; check its geotransform"
         )
     if abs(ground - contract.input.pixel_size) > GROUND_SCALE_TOLERANCE * contract.input.pixel_size:
         raise MismatchError(
-            f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
-            f"stretches lengths there; the model expects {contract.input.pixel_size:g} m; warp it to the UTM zone"
+            f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, since {grid.crs} "
+            f"distorts lengths there; the model expects {contract.input.pixel_size:g} m; warp it to its UTM zone"
         )
 
 
 def _scale_factor(grid: Grid) -> float:
-    """Return the ratio of lengths on the map and on the ground at the centre."""
+    """Return the ratio of a length on the map to that on the ground, at the centre."""
     crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
     centre = grid.transform * (grid.width / 2, grid.height / 2)
     longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*centre)
@@ -80,7 +82,10 @@ def _scale_factor(grid: Grid) -> float:
 
 
 def find_missing_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
-    """Return the groups that a raster lacks, if the model was measured without them."""
+    """Return the groups that a raster lacks and the model can do without.
+
+    Empty if the model was not scored without them.
+    """
     missing = {band.group for band in contract.input.bands if band.name not in dataset.descriptions}
     rest = frozenset(contract.input.groups) - missing
     learned = tuple(group for group in contract.input.groups if group in missing)
@@ -90,7 +95,11 @@ def find_missing_groups(dataset: DatasetReader, contract: Contract) -> tuple[Gro
 def find_band_indexes(
     dataset: DatasetReader, contract: Contract, present: tuple[BandContract, ...], raster: str | Path
 ) -> tuple[int, ...]:
-    """Return the numbers of the bands that must be there, found by name."""
+    """Find the numbers of the required bands by name.
+
+    Raises:
+        MismatchError: A band is missing, present twice, or complex.
+    """
     names, wanted = dataset.descriptions, [band.name for band in present]
     found = ", ".join(name or "(unnamed)" for name in names)
     expected = ", ".join(contract.input.band_names)
@@ -98,59 +107,62 @@ def find_band_indexes(
     if missing:
         raise MismatchError(
             f"{raster}: has no band {', '.join(missing)}; it has {found}, the model expects {expected} "
-            f"(the band descriptions count, not the order){_supported_subsets(contract)}; "
-            "talud stack --like makes such a raster"
+            f"(by band description, in any order){_supported_subsets(contract)}; talud stack --like makes such a raster"
         )
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
         raise MismatchError(f"{raster}: has several bands {', '.join(twice)}; it has {found}; name each band once")
     indexes = tuple(names.index(name) + 1 for name in wanted)
     if any(dataset.dtypes[index - 1].startswith("complex") for index in indexes):
-        raise MismatchError(f"{raster}: holds complex numbers; bring it to the unit that the model expects first")
+        raise MismatchError(f"{raster}: has complex values; convert them to the unit that the model expects")
     return indexes
 
 
 def _supported_subsets(contract: Contract) -> str:
-    """Return the smaller sets of groups that a model takes, for a message."""
+    """Return the smaller sets of groups that a model accepts, for a message."""
     less = [" + ".join(subset.groups) for subset in contract.input.subsets if subset.supported]
-    return f", or the whole of {' or '.join(less[1:])}" if less[1:] else ""
+    return f", or all bands of {' or '.join(less[1:])}" if less[1:] else ""
 
 
 def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
     """Check that a raster does not have too many bands to be read in time.
 
     Raises:
-        SourceError: it has.
+        SourceError: It has more than `MOST_BANDS`.
     """
     if dataset.count > MAX_BANDS:
         raise SourceError(f"{raster}: has {dataset.count:,} bands; at most {MAX_BANDS:,} are read")
 
 
 def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
-    """Check that a raster can be read in parts.
+    """Check that the blocks of a raster fit into memory.
 
     GDAL unpacks whole blocks, and those of a damaged file may be gigabytes.
 
     Raises:
-        SourceError: it cannot.
+        SourceError: A block is larger than `MAX_BLOCK_BYTES`.
     """
     check_band_count(dataset, raster)
     together = dataset.count if dataset.interleaving is Interleaving.pixel else 1
-    shapes, types = dataset.block_shapes, dataset.dtypes  # each look reads those of all bands anew
+    shapes, types = dataset.block_shapes, dataset.dtypes  # rasterio reads those of all bands at each access
     for index in indexes:
         height, width = shapes[index - 1]
         size = height * width * np.dtype(types[index - 1]).itemsize * together
         if size > MAX_BLOCK_BYTES:
             raise SourceError(
-                f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, each of which must be read whole; "
-                "store it in tiles first, for example with gdal_translate -of COG"
+                f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, which can only be read as a whole; "
+                "convert it to a tiled file, for example with gdal_translate -of COG"
             )
 
 
 def check_units(
     dataset: DatasetReader, indexes: tuple[int, ...], present: tuple[BandContract, ...], raster: str | Path
 ) -> None:
-    """Check that the bands that state a unit have that of the contract."""
+    """Check that stated units of bands are those of the contract.
+
+    Raises:
+        MismatchError: A band has another unit.
+    """
     units = dataset.units
     for index, band in zip(indexes, present, strict=True):
         found = units[index - 1]
@@ -164,7 +176,11 @@ def check_units(
 def check_processing(
     tags: Mapping[str, str], contract: Contract, present: tuple[BandContract, ...], raster: str | Path
 ) -> None:
-    """Check that the processing of a stack, if stated, is that of the training stacks."""
+    """Check that stated processing options are those of the training stacks.
+
+    Raises:
+        MismatchError: An option that a present band depends on differs.
+    """
     names, groups = {band.name for band in present}, {band.group for band in present}
     concerned = {
         "slope": "slope" in names,
@@ -192,38 +208,48 @@ def mask_implausible(values: NDArray[np.float32], contract: Contract) -> NDArray
 
 
 def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str | Path) -> None:
-    """Check that the values of a sample (bands, …) in contract order are plausible.
+    """Check that the values of a sample are plausible.
+
+    Args:
+        sample: bands (bands, …) in contract order, NaN where invalid.
+        contract: contract of the model.
+        origin: name of the raster, for the message.
 
     Raises:
-        MismatchError: of some band, named with `origin`, more than 1 % cannot be.
+        MismatchError: More than 1 % of a band's values are outside its plausible range.
     """
     for values, band in zip(sample, contract.input.bands, strict=True):
         check_band_values(values, band, origin)
 
 
 def check_band_values(sample: NDArray[np.float32], band: BandContract, raster: str | Path) -> None:
-    """Check that the values of a band are plausible."""
+    """Check that the values of a band are plausible.
+
+    Raises:
+        MismatchError: More than 1 % of them are outside the plausible range.
+    """
     values = sample[~np.isnan(sample)]
     outside = np.count_nonzero((values < band.lowest) | (values > band.highest))
     if outside > MAX_IMPLAUSIBLE_SHARE * values.size:
         low, high = np.percentile(np.clip(values, *_FLOAT32_RANGE), (1, 99))
         raise MismatchError(
             f"{raster}: band '{band.name}' holds {low:g} to {high:g} (1st to 99th percentile), the model expects "
-            f"{band.lowest:g} to {band.highest:g} {band.unit}, and {outside / values.size:.0%} of the values lie "
+            f"{band.lowest:g} to {band.highest:g} {band.unit}, and {outside / values.size:.0%} of the values are "
             f"outside; {_probable_cause(band, float(low), float(high))}"
         )
 
 
 def _probable_cause(band: BandContract, low: float, high: float) -> str:
+    """Return the probable cause of implausible values, for a message."""
     unit = band.unit.casefold()
     if max(-low, high) > MAX_MEASURABLE_VALUE:
-        return "is there an undeclared nodata value, or a scale or offset that is wrong?"
+        return "check for an undeclared nodata value, or a wrong scale or offset"
     if unit == "db" and low >= 0:
-        return "these look like amplitude or power: convert to dB"
+        return "they look like amplitude or power: convert to dB"
     if unit in {"amplitude", "power"} and low < 0:
-        return f"these look like dB: convert to {band.unit}"
+        return f"they look like dB: convert to {band.unit}"
     if unit == "degree" and low >= 0:
-        return "these look like percent: convert to degrees"
+        return "they look like percent: convert to degrees"
     if band.group is Group.OPTICAL and high > band.highest:
-        return "these look like another scale, such as 16-bit numbers where the model learned from 8-bit ones"
-    return "is it another unit, or an undeclared nodata value?"
+        return "they look like another scale, such as 16-bit numbers instead of the 8-bit numbers of the training data"
+    return "check for another unit, or an undeclared nodata value"

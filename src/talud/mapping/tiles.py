@@ -1,4 +1,4 @@
-"""Tiles of a map: computed by an executor, kept in a journal, delivered to a sink."""
+"""Tiles of a map: computed by an executor, kept in a journal, sent to a sink."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from talud.progress import Progress
 
 
 class TileInput(NamedTuple):
-    """Input of the network for the window of a tile, and codes of what its core lacks."""
+    """Input of the network for a tile's window, and codes of its core's missing data."""
 
     window: NDArray[np.float32]
     unmapped: NDArray[np.uint16]
@@ -30,11 +30,11 @@ class TileInput(NamedTuple):
 
 @dataclass(frozen=True)
 class PassOptions:
-    """Passes of the network over tiles.
+    """Options of the network's passes over tiles.
 
     Attributes:
-        batch: number of tiles of one kind in a pass.
-        tta: test-time augmentation, see `symmetry`; tiles then run one by one.
+        batch: number of tiles of equal key in a pass.
+        tta: whether to use test-time augmentation (see `talud.engine.symmetry`); tiles are then run one by one.
     """
 
     batch: int = 1
@@ -45,19 +45,19 @@ class TileSink(Protocol):
     """Receiver of the finished tiles of a map."""
 
     def write(self, tile: Tile, block: TileResult) -> None:
-        """Take a tile; each comes once, in the order of the tiling."""
+        """Receive a tile; each is sent once, in the order of the tiling."""
 
 
 class Executor(Protocol):
     """Way to compute the tiles of a map: in this process or on workers."""
 
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
-        """Compute tiles and keep each in the journal.
+        """Compute tiles, and store each in the journal.
 
         Args:
             tiles: tiles of the raster's tiling.
             journal: journal of the map.
-            report: callback that gets, now and then, the number of tiles that are done.
+            report: callback that receives the number of finished tiles from time to time.
         """
 
 
@@ -67,8 +67,8 @@ class InProcessExecutor:
 
     Attributes:
         model: model to run.
-        stack: the raster, open.
-        passes: how the network is run.
+        stack: open raster.
+        passes: options of the network's passes.
     """
 
     model: Model
@@ -82,16 +82,16 @@ class InProcessExecutor:
 
 
 def compute_missing_tiles(tiling: Tiling, journal: Journal, executor: Executor, progress: Progress | None) -> int:
-    """Finish the missing tiles of a map; return how many were there already.
+    """Compute the missing tiles of a map; return the number of resumed ones.
 
     Args:
         tiling: tiling of the raster.
         journal: journal of the map.
-        executor: computes the tiles.
-        progress: callback that gets how many tiles are done and how many there are.
+        executor: executor that computes the tiles.
+        progress: callback that receives the number of finished tiles and that of all tiles.
 
     Raises:
-        TaludError: As the executor.
+        TaludError: As raised by the executor.
     """
     missing = journal.missing(tiling)
     resumed = len(tiling) - len(missing)
@@ -105,24 +105,24 @@ def compute_missing_tiles(tiling: Tiling, journal: Journal, executor: Executor, 
 
 
 def send_to_sink(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
-    """Give all finished tiles to a sink, in the order of the tiling.
+    """Send all finished tiles to a sink, in the order of the tiling.
 
     Raises:
-        OutputError: A tile is damaged or gone.
+        OutputError: A tile is damaged or missing.
     """
     for tile in tiling:
         block = journal.read(tile)
         if block is None:
-            raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
+            raise OutputError(f"{journal.folder}: a finished tile is damaged or missing; check the disk")
         sink.write(tile, block)
 
 
 def mapped_probability(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probability over an array of pixels; NaN where it is not mapped.
+    """Return the probability for an array, NaN where it is not mapped.
 
     Args:
         model: model to run.
-        values: (bands, height, width) in contract order and physical units, NaN where invalid.
+        values: bands (bands, height, width) in contract order and physical units, NaN where invalid.
 
     Raises:
         ModelError: The network fails.
@@ -139,20 +139,22 @@ def compute_tiles(
     passes: PassOptions,
     report: Callable[[int], object] = lambda _: None,
 ) -> None:
-    """Compute tiles of a map in this process and keep them in the journal.
+    """Compute tiles with a model, and store them in the journal.
+
+    While the network runs, the next batch is read and the last one is written.
 
     Args:
         model: model to run.
-        stack: the raster, open.
+        stack: open raster.
         tiles: tiles of the raster's tiling.
         journal: journal of the map.
-        passes: how the network is run.
-        report: callback that gets, after each pass, how many tiles are done.
+        passes: options of the network's passes.
+        report: callback that receives the number of finished tiles after each batch.
 
     Raises:
-        SourceError: The raster cannot be read.
+        SourceError: The raster is damaged.
         ModelError: The network fails.
-        OutputError: A tile cannot be kept.
+        OutputError: A tile cannot be stored.
     """
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
@@ -171,9 +173,9 @@ def compute_tiles(
 def _read_ahead(
     stack: StackReader, batches: Iterable[list[Tile]], reader: ThreadPoolExecutor
 ) -> Iterator[tuple[list[Tile], list[Future[TileInput]]]]:
-    """Yield batches with their pixels, read while the network runs on the one before.
+    """Yield batches with their pixels, read while the previous batch is computed.
 
-    The reader has one thread, for a GDAL dataset serves one at a time.
+    The reader has one thread, since a GDAL dataset serves one thread at a time.
     """
     ahead = None
     for tiles in batches:
@@ -199,10 +201,10 @@ def _compute_with_retry(
     reader: ThreadPoolExecutor,
     tta: bool,
 ) -> list[TileResult]:
-    """Compute a batch; try again once, for a network share or a shared GPU may fail.
+    """Compute a batch, and retry once if it fails.
 
-    The second time goes tile by tile, so that an error is that of one tile, and a batch that takes too much memory may
-    yet pass.
+    A network share or a shared GPU may fail for a moment. The retry computes tile by tile, so that an error is that of
+    one tile, and a batch that needs too much memory may succeed.
     """
     try:
         return _compute_batch(model, tiles, [pixels.result() for pixels in coming], tta)
@@ -212,7 +214,7 @@ def _compute_with_retry(
 
 
 def _compute_with_location(model: Model, tile: Tile, pixels: Future[TileInput], tta: bool) -> TileResult:
-    """Compute a tile; an error says where it is."""
+    """Compute a tile; add its location to an error."""
     try:
         return _compute_batch(model, [tile], [pixels.result()], tta)[0]
     except TaludError as error:
@@ -224,9 +226,9 @@ def _compute_with_location(model: Model, tile: Tile, pixels: Future[TileInput], 
 
 
 def _compute_batch(model: Model, tiles: list[Tile], batch: list[TileInput], tta: bool) -> list[TileResult]:
-    """Compute a batch; the network does not run on a tile without a pixel to map.
+    """Compute a batch; skip the network for tiles without a pixel to map.
 
-    A batch that such tiles leave incomplete runs tile by tile, for ONNX Runtime would plan its memory anew.
+    A batch that is incomplete for that reason is computed tile by tile, since ONNX Runtime would plan its memory anew.
     """
     if not (tta or any(pixels.unmapped.all() for pixels in batch)):
         cores = model.run_cores([pixels.window for pixels in batch], tiles)

@@ -1,13 +1,13 @@
 """Executor that computes the tiles of a map on workers.
 
-They are processes of this machine, or those of a Dask cluster.
+Workers are processes of this machine, or those of a Dask cluster.
 
-The missing tiles are cut in shards. A worker opens model and raster itself, once, and puts each tile of a shard into
-the journal, as one process would; so the tiles that it had finished when it was killed are kept, and nothing has to be
-merged. Dask gives a lost worker's shard to another one, which skips the tiles that are there.
+The missing tiles are divided into shards. A worker opens model and raster once, and stores each tile of a shard in the
+journal, as a single process would; so the finished tiles of a killed worker are kept, and nothing has to be merged.
+Dask gives a lost worker's shard to another worker, which skips the tiles that exist.
 
-The workers share a copy of the model in the journal's folder of the run: it can be read where the tiles are written,
-and survives any worker. A worker computes only as long as the copy is there.
+The workers share a copy of the model in the run's folder of the journal, which every worker can read and which survives
+any of them. A worker computes only as long as the copy exists.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from talud.mapping.tiles import PassOptions, compute_tiles
 if TYPE_CHECKING:
     from distributed import Client
 
-MAX_SHARD_PIXELS = 8 * 1024**2  # about a minute of one core, which the loss of a worker may cost
-MIN_SHARDS_PER_SLOT = 4  # at least, so that all slots end at about the same time
+MAX_SHARD_PIXELS = 8 * 1024**2  # about one minute on one core, the most that the loss of a worker may cost
+MIN_SHARDS_PER_SLOT = 4  # so that all slots finish at about the same time
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A copy of the model that all workers reach.
+    """Copy of the model that all workers can read.
 
     Attributes:
         path: path of the copy.
         digest: MD5 of the file.
-        origin: place of the model in the registry.
+        registered_as: name and version in the registry.
         provider: device to run on.
     """
 
@@ -77,14 +77,14 @@ class SharedModel:
 
 @dataclass(frozen=True)
 class ShardContext:
-    """Everything that a worker needs beside its shard.
+    """Everything that a worker needs in addition to its shard.
 
     Attributes:
         model: model to run.
-        raster: as `predict` was given it, as an absolute path where it is one.
+        raster: raster as given to `predict`, as an absolute path if it is a path.
         journal: journal of the map.
-        passes: how the network is run.
-        environment: facts that the tiles depend on, as the calling process has them (see `_environment`).
+        passes: options of the network's passes.
+        environment: facts that the tiles depend on, as in the calling process (see `_environment`).
         slots: address of a machine → number of tiles that its workers compute at once.
     """
 
@@ -98,13 +98,13 @@ class ShardContext:
 
 @dataclass(frozen=True)
 class OpenRaster:
-    """A raster that a thread of a worker keeps open between the shards of a job.
+    """Raster that a worker's thread keeps open between shards.
 
     Attributes:
-        job: job that it was opened for.
-        stack: the raster.
-        held: resources to close, from any thread.
-        busy: lock of the thread while it reads.
+        job: context that it was opened for.
+        stack: open raster.
+        resources: resources to close, from any thread.
+        busy: lock that the thread holds while it reads.
     """
 
     job: ShardContext
@@ -113,7 +113,7 @@ class OpenRaster:
     busy: Lock = field(default_factory=Lock, compare=False)
 
 
-# Thread → its own raster, for a GDAL dataset serves one thread at a time.
+# Thread → its open raster; a GDAL dataset serves one thread at a time.
 _open_rasters: dict[int, OpenRaster] = {}
 
 
@@ -123,9 +123,9 @@ class WorkerExecutor:
 
     Attributes:
         model: model to run.
-        stack: the raster, open; a path, or whatever else GDAL opens, that the workers reach under the same name.
-        passes: how the network is run.
-        workers: a number of processes on this machine, or the address of a Dask scheduler, whose workers reach the
+        stack: open raster; the workers can open it under the same name.
+        passes: options of the network's passes.
+        workers: number of processes on this machine, or address of a Dask scheduler, whose workers can access the
             journal's disk under the same path.
     """
 
@@ -135,14 +135,15 @@ class WorkerExecutor:
     workers: Workers
 
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
-        """Finish tiles; as `Executor.run`.
+        """Compute tiles; as `Executor.run`.
 
         Raises:
-            ParamsError: There is no such number of workers.
-            ClusterError: Dask is not installed, the workers cannot be had, differ from this process, or are lost.
+            ParamsError: The number of workers is not valid.
+            ClusterError: Dask is not installed, or the workers cannot be started, differ from this process, or are
+                lost.
             SourceError: A worker cannot read the raster.
             ModelError: The network fails.
-            OutputError: A tile cannot be kept.
+            OutputError: A tile cannot be stored.
         """
         if not tiles:
             return
@@ -155,7 +156,7 @@ class WorkerExecutor:
                 try:
                     _distribute(job, _cut_into_shards(tiles, sum(job.slots.values())), found, report)
                 finally:
-                    # Without the copy, shards that still run end with their tile, and the rasters can be closed.
+                    # Without the copy, running shards end after their current tile, and the rasters can be closed.
                     copy.unlink(missing_ok=True)
                     if found.client.status == "running":
                         found.client.run(_close_rasters, job, on_error="ignore")
@@ -175,41 +176,41 @@ def _distribute(job: ShardContext, shards: Sequence[Shard], found: Cluster, repo
 
     Raises:
         TaludError: The first error of a worker.
-        ClusterError: Workers or scheduler were lost.
+        ClusterError: Workers or the scheduler were lost.
     """
     done = 0
     for shard, result in run_tasks(partial(_compute_shard, job), shards, found):
         if isinstance(result, LostTask):
             raise ClusterError(
-                f"{result.deaths} workers in turn died while they mapped {shard}; each needs up to 3 GB of memory"
+                f"{result.deaths} workers died while they mapped {shard}; each needs up to 3 GB of memory"
             )
         done += len(shard.tiles)
         report(done)
 
 
 def _check_shared_disk(client: Client, copy: Path) -> None:
-    """Check that the workers reach the disk, by a question that any Python can answer.
+    """Check that the workers can access the disk of the journal.
 
     Raises:
-        ClusterError: One does not.
+        ClusterError: A worker cannot.
     """
     for address, found in client.run(os.path.isfile, str(copy), on_error="ignore").items():
         if not found:
             raise ClusterError(
-                f"worker {address} does not see {copy.parent}; the map's folder must lie on a disk that all workers "
-                "reach under the same path"
+                f"worker {address} cannot access {copy.parent}; the map's folder must be on a disk that all workers "
+                "can access under the same path"
             )
 
 
 def _cut_into_shards(tiles: Sequence[Tile], slots: int) -> list[Shard]:
-    """Cut tiles into shards, in their order."""
+    """Divide tiles into shards, in their order."""
     pixels = max(tile.core.width * tile.core.height for tile in tiles)
     length = max(min(MAX_SHARD_PIXELS // pixels, len(tiles) // (MIN_SHARDS_PER_SLOT * slots)), 1)
     return [Shard(tuple(tiles[start : start + length])) for start in range(0, len(tiles), length)]
 
 
 def _compute_shard(job: ShardContext, shard: Shard, _: SendMessage) -> None:
-    """Finish a shard, in a worker."""
+    """Compute a shard, in a worker."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -227,9 +228,9 @@ def _compute_shard(job: ShardContext, shard: Shard, _: SendMessage) -> None:
 
 @lru_cache(maxsize=1)
 def _load_model(file: SharedModel, threads: int) -> Model:
-    """Open a worker's model, which stays open between shards."""
+    """Load a worker's model, which stays open between shards."""
     if md5(file.path) != file.digest:
-        raise ClusterError(f"{file.path}: is not the file that was put there; is the disk sound?")
+        raise ClusterError(f"{file.path}: differs from the file that was written there; check the disk")
     return Model.load(file.path, file.registered_as, file.provider, threads)
 
 
@@ -237,35 +238,38 @@ def _thread_raster(job: ShardContext, model: Model) -> StackReader:
     """Return this thread's raster, which stays open between shards.
 
     Raises:
-        SourceError: It cannot be read, twice.
-        MismatchError: It does not fit the model.
-        ClusterError: It, or another fact that the tiles depend on, differs from the calling process.
+        SourceError: The raster cannot be read, even after a retry.
+        MismatchError: The raster does not fit the model.
+        ClusterError: The raster, or another fact that the tiles depend on, differs from the calling process.
     """
     thread = get_ident()
     opening = _open_rasters.get(thread)
     if opening is None or opening.job != job:
-        if opening:  # of a run that failed
+        if opening:  # it belongs to a failed run
             _open_rasters.pop(thread).resources.close()
         opening = _open_rasters[thread] = _open_raster(job, model)
     return opening.stack
 
 
 def _open_raster(job: ShardContext, model: Model) -> OpenRaster:
-    """Open a raster in a thread of its own, since rasterio wants it closed where it was opened."""
+    """Open a raster in a thread of its own.
+
+    rasterio requires that a dataset is closed in the thread that opened it.
+    """
     with ExitStack() as held:
         thread, opened = held.enter_context(ThreadPoolExecutor(1)), ExitStack()
         held.callback(lambda: thread.submit(opened.close).result())
         thread.submit(opened.enter_context, small_gdal_cache()).result()
         try:
             stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
-        except SourceError:  # a share may be away for a moment
+        except SourceError:  # a network share may be unavailable for a moment
             stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
         _check_environment(job.environment, _environment(model, stack))
         return OpenRaster(job, stack, held.pop_all())
 
 
 def _close_rasters(job: ShardContext) -> None:
-    """Close, in a worker, the files of a job that is done."""
+    """Close the files of a finished job, in a worker."""
     _load_model.cache_clear()
     for thread in [thread for thread, opening in list(_open_rasters.items()) if opening.job == job]:
         opening = _open_rasters.pop(thread)
@@ -274,7 +278,7 @@ def _close_rasters(job: ShardContext) -> None:
 
 
 def _environment(model: Model, stack: StackReader) -> dict[str, Any]:
-    """Return the facts that tiles depend on and that may differ on a worker, by name."""
+    """Return facts that tiles depend on and that may differ on a worker."""
     return {
         "talud": version("talud"),
         "ONNX Runtime": onnxruntime.__version__,
@@ -285,6 +289,9 @@ def _environment(model: Model, stack: StackReader) -> dict[str, Any]:
 
 
 def _check_environment(facts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Check that a worker's environment equals that of the calling process."""
     changes = [describe_change(name, found[name], facts[name], "here") for name in facts if found[name] != facts[name]]
     if changes:
-        raise ClusterError(f"has {', '.join(changes)}; give it what is here")
+        raise ClusterError(
+            f"differs from this process: {', '.join(changes)}; install the same versions and use the same raster"
+        )
