@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class Group(StrEnum):
-    """Group of bands from one sensor, which are valid or invalid together."""
+    """Bands of one sensor, valid or invalid together."""
 
     OPTICAL = "optical"
     TERRAIN = "terrain"
@@ -58,7 +58,7 @@ def band_named(name: str) -> Band:
 
 
 def groups_of(names: tuple[str, ...]) -> tuple[Group, ...]:
-    """Return the groups of the named bands, in the order of their first band."""
+    """Return the groups of bands, in band order."""
     return tuple(dict.fromkeys(band_named(name).group for name in names))
 
 

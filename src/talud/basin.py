@@ -191,7 +191,7 @@ def prepare_stack(
     progress: Progress | None = None,
     model: Path | None = None,
 ) -> Path:
-    """Build the stack of a map as `stack.tif` in the map's folder.
+    """Build the stack of a map in the map's folder.
 
     An intact stack of the same sources and options is kept, so that an interrupted map can resume. Otherwise the stack
     is built, and the record of the map of an earlier stack is deleted.

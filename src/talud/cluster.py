@@ -165,7 +165,9 @@ def run_tasks(
     cluster: Cluster,
     on_message: Callable[[Task, Any], object] = lambda _task, _message: None,
 ) -> Iterator[tuple[Task, Result | LostTask]]:
-    """Run tasks on workers; yield each with its result as it ends.
+    """Run tasks on workers; yield results as tasks end.
+
+    Each task is yielded once, with its result.
 
     Args:
         work: importable function that runs a task; the workers import it by name. A task whose worker died starts
@@ -215,7 +217,7 @@ def run_tasks(
 
 
 def _one_gpu_each(workers: Workers) -> tuple[str, ...]:
-    """Return a preload script that assigns a GPU to each local process.
+    """Return a script that assigns a GPU to each process.
 
     The result is empty for remote workers, and on a machine without GPUs.
 
@@ -300,7 +302,7 @@ def _queue_end(events: SimpleQueue[tuple[int, Any]], number: int, _: Future[Any]
 
 
 def _next_events(events: SimpleQueue[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """Yield queued events; wait at most a poll interval for the first."""
+    """Yield queued events after at most a poll interval."""
     try:
         yield events.get(timeout=POLL_INTERVAL_SECONDS)
         while True:
@@ -356,7 +358,7 @@ def _run_task(packed: bytes, number: int, topic: str) -> Any:
 
 
 def _is_wanted(worker: Worker, key: object) -> bool:
-    """Check if the caller still waits for a task of this worker."""
+    """Check if the caller still waits for a task."""
     state = worker.state.tasks.get(key)
     serving = worker.status.name in ("running", "paused", "closing_gracefully")
     return serving and state is not None and state.state in ("executing", "long-running")

@@ -67,7 +67,7 @@ def atomic_replace_all(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise an OSError if a path is a folder or a device."""
+    """Raise an OSError for a folder or device."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
     if path.exists() and not path.is_file():
@@ -92,7 +92,7 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool = True) -> Iterator[int]:
-    """Hold an exclusive lock of a file or folder until the block or process ends.
+    """Hold an exclusive lock of a path for the block.
 
     Args:
         path: file or folder; a missing file is created, with its folder.
@@ -134,6 +134,6 @@ def sync_to_disk(path: Path) -> None:
 
 
 def md5(path: Path) -> str:
-    """Return the MD5 of a file's bytes in hex, as DVC computes it."""
+    """Return the MD5 of a file in hex, as DVC."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()

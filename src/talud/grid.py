@@ -25,7 +25,10 @@ _SAME_PIXEL = 0.01
 
 @dataclass(frozen=True)
 class Grid:
-    """CRS, affine transform, height and width of a raster; north up, square pixels."""
+    """CRS, transform, height and width of a raster.
+
+    The raster is north up and has square pixels.
+    """
 
     crs: CRS
     transform: Affine
@@ -70,7 +73,7 @@ class Grid:
 
     @classmethod
     def from_centres(cls, crs: CRS, bounds: Bounds, resolution: float, origin: tuple[float, float]) -> Grid:
-        """Return the grid of the lattice pixels whose centres are in the bounds.
+        """Return the grid of pixels whose centres are in bounds.
 
         A centre on the left or top edge is inside, one on the right or bottom edge is outside. Areas that share an edge
         and a lattice therefore share no pixel.
@@ -108,7 +111,7 @@ class Grid:
         return cls(crs, transform, rows[1] - rows[0], columns[1] - columns[0])
 
     def offset_in(self, other: Grid) -> tuple[int, int] | None:
-        """Return the column and row of this grid's first pixel in another grid.
+        """Return the column and row offset in another grid.
 
         The result is None if the grids have different pixels. Pixels are equal if no corner differs by a hundredth of a
         pixel or more.
@@ -144,7 +147,10 @@ class Grid:
 
     @property
     def is_local(self) -> bool:
-        """True if the CRS has no location on Earth, as that of patches."""
+        """True if the CRS has no location on Earth.
+
+        Patches have such a CRS.
+        """
         known = self.crs.is_projected or self.crs.is_geographic
         return not known and pyproj.CRS.from_wkt(self.crs.to_wkt()).is_engineering
 
@@ -178,7 +184,7 @@ class Grid:
 
 
 def _describe_orientation(transform: Affine) -> str:
-    """Describe the orientation of a raster; empty if it is north up."""
+    """Describe a raster's orientation; empty if north up."""
     if transform.b or transform.d:
         return "rotated"
     if not transform.a or not transform.e:

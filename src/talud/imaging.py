@@ -35,20 +35,26 @@ _Real = TypeVar("_Real", np.float32, np.float64)
 
 
 def percentile_limits(values: NDArray[_Real], percentiles: tuple[float, float] = (2, 98)) -> tuple[float, float]:
-    """Return two percentiles of the finite values; 0 and 1 if there are none."""
+    """Return two percentiles of the finite values.
+
+    They are 0 and 1 if there are none.
+    """
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, percentiles).tolist() if finite.size else (0.0, 1.0)
     return low, high
 
 
 def rescale(values: NDArray[_Real], limits: tuple[float, float]) -> NDArray[_Real]:
-    """Scale values linearly from the limits to 0 and 1, and clip them."""
+    """Scale values from the limits to 0 and 1.
+
+    Values outside the limits are clipped.
+    """
     low, high = limits
     return ((values - low) / max(high - low, _SMALLEST_RANGE)).clip(0, 1)
 
 
 def stretch_contrast(band: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Convert a band to grey levels 0 to 255, with dark values lightened.
+    """Stretch a band to grey levels and lighten dark values.
 
     The 2nd and 98th percentiles become the ends; invalid pixels become white.
     """
@@ -84,7 +90,7 @@ def blend(picture: Picture, where: NDArray[np.bool_], colour: Colour, share: flo
 
 
 def hatch(picture: Picture, where: NDArray[np.bool_]) -> Picture:
-    """Fade masked pixels of a picture and hatch them with grey stripes."""
+    """Fade and hatch masked pixels of a picture."""
     washed = blend(picture, where, NOT_MAPPED_COLOUR, 0.75)
     return blend(washed, where & diagonal_stripes(picture.shape[:2], 8, 2), HATCH_COLOUR, 1.0)
 
@@ -178,7 +184,7 @@ def compose_figure(
 
 
 def round_length(longest: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten up to a limit."""
+    """Return the largest 1, 2 or 5 × 10ⁿ up to a limit."""
     power = 10.0 ** math.floor(math.log10(longest))
     return max(step * power for step in (0.5, 1, 2, 5) if step * power <= longest)  # 0.5: the logarithm was rounded up
 

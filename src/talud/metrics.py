@@ -58,7 +58,7 @@ def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.flo
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of true and false positives, and of false and true negatives.
+    """Confusion matrix: counts of TP, FP, FN and TN.
 
     Counts of disjoint sets add up.
     """
@@ -78,7 +78,9 @@ class Confusion:
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP): share of the mapped landslide pixels that are correct.
+        """Share of the mapped landslide pixels that are correct.
+
+        It is TP / (TP + FP).
 
         It is 0 if nothing was mapped.
         """
@@ -86,7 +88,9 @@ class Confusion:
 
     @property
     def recall(self) -> float:
-        """TP / (TP + FN): share of the landslide pixels that were mapped.
+        """Share of the landslide pixels that are mapped.
+
+        It is TP / (TP + FN).
 
         It is 0 if there are none.
         """
@@ -94,7 +98,10 @@ class Confusion:
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN): harmonic mean of precision and recall."""
+        """Harmonic mean of precision and recall.
+
+        It is 2 TP / (2 TP + FP + FN).
+        """
         return self.scores()["f1"]
 
     @property
@@ -141,7 +148,9 @@ SKILL_MARGIN = 0.005
 
 
 def all_landslide_f1(share: float) -> float:
-    """Return the F1 of a map that is landslide everywhere: 2 p / (1 + p).
+    """Return the F1 of a map that is all landslide.
+
+    It is 2 p / (1 + p) for a landslide share p.
 
     Args:
         share: share p of landslide pixels, 0 to 1.
@@ -233,7 +242,9 @@ class ThresholdHistogram:
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Counts of pixels in probability bins of equal width between 0 and 1.
+    """Pixel counts in probability bins of equal width.
+
+    The bins cover 0 to 1.
 
     All arrays have shape (CALIBRATION_BINS,).
 
@@ -261,7 +272,9 @@ class ReliabilityBins:
 
 
 def best_threshold(levels: ThresholdHistogram, tie: float = 0.005) -> float:
-    """Return the threshold nearest to 0.5 whose F1 is within `tie` of the highest.
+    """Return the threshold nearest to 0.5 with nearly the best F1.
+
+    Its F1 is within `tie` of the highest.
 
     A network trained on Dice loss gives 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold. The exact
     maximum is then random, and an extreme threshold does not transfer to another area.
@@ -281,7 +294,9 @@ CONFIDENCE_LEVEL = 0.95
 
 @dataclass(frozen=True)
 class DesignEffect:
-    """Design effects of a sample of blocks, relative to one of single pixels.
+    """Design effects of a sample of blocks.
+
+    They are relative to a sample of single pixels.
 
     Attributes:
         effects: ratios of variances, at least 1, of the landslide share among pixels mapped as landslide and as
@@ -316,7 +331,10 @@ class DesignEffect:
 
 @dataclass(frozen=True)
 class Interval:
-    """Share of an area with its 95 % confidence interval; all 0 to 1."""
+    """Share of an area with its 95 % confidence interval.
+
+    All three numbers are 0 to 1.
+    """
 
     estimate: float
     low: float
@@ -330,7 +348,9 @@ def stratified_estimate(
     design: DesignEffect | None = None,
     degrees: int | None = None,
 ) -> Interval:
-    """Estimate the share of a class in an area (equations 9 to 11).
+    """Estimate the share of a class in an area.
+
+    This is the stratified estimate of equations 9 to 11.
 
     Args:
         found: number of sampled pixels of the wanted class, for each class of the map.

@@ -77,7 +77,7 @@ def clean_environment(environ: MutableMapping[str, str]) -> str | None:
 
 
 def clean_process_environment() -> None:
-    """Clean the environment of this process, and print any warning on stderr."""
+    """Clean this process's environment; print any warning on stderr."""
     warning = clean_environment(os.environ)
     if warning is None:
         return
@@ -177,7 +177,7 @@ def stderr_suppressed() -> Iterator[None]:
 
 
 def has_desktop() -> bool:
-    """Check for a terminal on a machine that can open a browser."""
+    """Check for a terminal and a browser on this machine."""
     screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     return sys.stdout.isatty() and screen
 
@@ -200,7 +200,9 @@ def sigint_ends_process() -> Iterator[None]:
 
 @contextmanager
 def defer_sigint() -> Iterator[Callable[[], None]]:
-    """Defer a first Ctrl-C to the end of the block; a second one acts at once.
+    """Defer a first Ctrl-C to the end of the block.
+
+    A second one acts at once.
 
     The block protects work that must not be interrupted, such as a transaction, which would leave a database locked, or
     an import, which may swallow the interrupt.

@@ -12,7 +12,7 @@ _Item = TypeVar("_Item")
 
 
 def tracked(items: Iterable[_Item], progress: Progress | None, total: int, done: int = 0) -> Iterator[_Item]:
-    """Yield items, and report each as done when the next one is requested.
+    """Yield items, and report each as done afterwards.
 
     Args:
         items: items to work on.

@@ -16,12 +16,12 @@ BASELINES = "baselines"  # folder of the models and scores of the baseline recip
 
 
 def find_root(folder: Path) -> Path | None:
-    """Return the root of the project around an absolute folder, if there is one."""
+    """Return the project root around an absolute folder."""
     return next((root for root in (folder, *folder.parents) if (root / "params.yaml").is_file()), None)
 
 
 def project_id(root: Path) -> str:
-    """Return the id of a checkout in a shared store: 32 hex digits.
+    """Return the id of a checkout: 32 hex digits.
 
     The id is created once and kept in `checkpoints/project.id`, which git ignores. A clone is therefore another
     project, but a folder that is mounted elsewhere or on another machine is the same one.
@@ -93,15 +93,21 @@ class Project:
         return self.root / area.folder
 
     def stack(self, area: str) -> Path:
-        """Return the path of an area's stack: float32 bands, NaN where invalid."""
+        """Return the path of an area's stack.
+
+        Bands are float32, NaN where invalid.
+        """
         return self.root / "stacks" / f"{area}.tif"
 
     def mask(self, area: str) -> Path:
-        """Return the path of an area's mask: 1 landslide, 0 background, 255 unknown."""
+        """Return the path of an area's mask.
+
+        The mask is 1 for landslide, 0 for background and 255 where unknown.
+        """
         return self.root / "stacks" / f"{area}.mask.tif"
 
     def stack_record(self, area: str) -> Path:
-        """Return the path of the record of an area's stack.
+        """Return the path of an area's stack record.
 
         The record holds the sources of the stack, and the MD5s of stack and mask. Each role has a folder of its own, so
         that training depends only on the training areas.
@@ -109,11 +115,11 @@ class Project:
         return self.root / "stacks" / self.params.area(area).role / f"{area}.json"
 
     def model(self, band_set: str) -> Path:
-        """Return the path of a band set's model, the best trial's ONNX file."""
+        """Return the path of a band set's ONNX file."""
         return self.root / self.models / f"{band_set}.onnx"
 
     def checkpoint(self, key: str) -> Path:
-        """Return the path of the checkpoint of a trial or study, by its key."""
+        """Return the checkpoint path of a trial or study."""
         return self.root / "checkpoints" / f"{key}.npz"
 
     def trials(self, band_set: str) -> Path:
@@ -121,15 +127,15 @@ class Project:
         return self.root / self.models / f"{band_set}.trials.json"
 
     def prediction(self, band_set: str, area: str) -> Path:
-        """Return the folder of an area's map by a band set's model."""
+        """Return the folder of a band set's map."""
         return self.root / "predictions" / band_set / area
 
     def metrics(self, band_set: str) -> Path:
-        """Return the path of the scores that `dvc metrics show` lists."""
+        """Return the path of the scores for `dvc metrics show`."""
         return self.root / "evaluation" / f"{band_set}.json"
 
     def scores(self, band_set: str) -> Path:
-        """Return the path of the score table of a band set's model.
+        """Return the path of a band set's score table.
 
         The table holds the counts, scores and reliability of all areas.
         """
@@ -140,7 +146,7 @@ class Project:
         return self.root / "evaluation" / band_set / f"{area}.tif"
 
     def curve(self, band_set: str, part: str) -> Path:
-        """Return the path of the scores over the threshold, as CSV.
+        """Return the path of the threshold curve, as CSV.
 
         Args:
             band_set: name of the band set.
@@ -157,7 +163,7 @@ class Project:
         return self.root / "evaluation" / f"{band_set}.postprocessing.json"
 
     def registration(self, band_set: str) -> Path:
-        """Return the path of the result of registering a band set's model."""
+        """Return the path of a band set's registration."""
         return self.root / "registered" / f"{band_set}.json"
 
     @property

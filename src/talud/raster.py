@@ -152,14 +152,14 @@ def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[in
 
 
 def masked_by_alpha(dataset: DatasetReader, index: int) -> bool:
-    """Check if GDAL takes the mask of a band from an alpha band."""
+    """Check if a band's mask comes from alpha."""
     return MaskFlags.alpha in dataset.mask_flag_enums[index - 1]
 
 
 def read_validity(
     dataset: DatasetReader, indexes: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_]:
-    """Read the validity of bands from nodata values and mask files.
+    """Read validity from nodata values and mask files.
 
     Alpha bands are ignored.
 
@@ -209,7 +209,7 @@ def _default_timeouts() -> dict[str, str]:
 
 @contextmanager
 def write_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]:
-    """Yield a raster to fill window by window; it becomes a Cloud-Optimised GeoTIFF.
+    """Yield a raster that becomes a Cloud-Optimised GeoTIFF.
 
     After an error no new file is left, and an earlier file at `path` is unchanged.
 
@@ -254,7 +254,7 @@ def write_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]
 
 
 def check_readable(dataset: DatasetReader) -> None:
-    """Read every block of the full resolution, to check that a file is complete.
+    """Read all pixels, to check that a file is complete.
 
     Raises:
         RasterioError, CPLE_BaseError: A block cannot be read.

@@ -44,7 +44,7 @@ _VIRTUAL_HEADER_BYTES = 4096
 
 
 def files_of(source: str | Path) -> tuple[Path, ...]:
-    """Return the files on disk that belong to a source, in the order found.
+    """Return the files on disk that belong to a source.
 
     They are the file itself, the files that GDAL lists for it and for each virtual raster in it, the parts of a
     Shapefile with suffixes of any case, pending edits of a GeoPackage, everything in a source that is a folder, and the
@@ -63,7 +63,7 @@ def files_of(source: str | Path) -> tuple[Path, ...]:
 
 
 def sidecar_files(path: Path) -> list[Path]:
-    """Return the files next to a raster that GIS programs read with it.
+    """Return the files that GIS programs read with a raster.
 
     GDAL itself may not list them.
     """
@@ -78,7 +78,7 @@ def sidecar_files(path: Path) -> list[Path]:
 
 
 def find_on_disk(name: str | Path) -> Path | None:
-    """Return the file or folder on disk to which a GDAL name refers.
+    """Return the file or folder behind a GDAL name.
 
     For a path in an archive it is the archive. The result is None if nothing on this machine's disks matches.
     """
@@ -94,7 +94,7 @@ def find_on_disk(name: str | Path) -> Path | None:
 
 
 def list_gdal_files(source: str | Path) -> list[str]:
-    """Return the file names that GDAL lists for a raster on disk.
+    """Return GDAL's file list of a raster on disk.
 
     The list is empty for any other source.
     """
@@ -186,7 +186,7 @@ def fingerprint(source: str | Path) -> str:
 
 
 def _lines(source: str | Path, path: Path) -> Iterator[str]:
-    """Yield a line with name and checksum for each part of a source."""
+    """Yield name and checksum of each part of a source."""
     within = str(source)[str(source).find(path.name) + len(path.name) :]
     for part in files_of(source):
         if part.is_dir() or part.name.endswith((*_ADDED_BY_GIS, *PENDING_SUFFIXES)):
@@ -238,7 +238,9 @@ _SHOWN_CHARACTERS = 200
 
 
 def check_output_file(out: Path, inputs: Iterable[str | Path]) -> None:
-    """Check, before any computation, that a file can be written.
+    """Check that a command can write a file.
+
+    The check runs before any computation.
 
     Args:
         out: path of the file.
@@ -261,7 +263,7 @@ def check_output_file(out: Path, inputs: Iterable[str | Path]) -> None:
 
 
 def check_not_input(out: Path, inputs: Iterable[Path]) -> None:
-    """Check that an output is not an input file or a link to one.
+    """Check that an output is not an input file.
 
     Raises:
         OutputError: The output would replace an input.
@@ -275,7 +277,9 @@ def check_not_input(out: Path, inputs: Iterable[Path]) -> None:
 def check_output_folder(
     out: Path, names: Iterable[str], inputs: Iterable[str | Path], *, ours: bool, kept: tuple[str, ...] = ()
 ) -> None:
-    """Check, before any computation, that a command can write into a folder.
+    """Check that a command can write into a folder.
+
+    The check runs before any computation.
 
     Only earlier results of the command may be replaced.
 

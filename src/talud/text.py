@@ -16,7 +16,7 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def dimensions(width: int, height: int) -> str:
-    """Format the size of a raster: "457 columns × 219 rows".
+    """Format a raster's size: "457 columns × 219 rows".
 
     The width comes first, as in GDAL and image tools.
     """
@@ -24,7 +24,7 @@ def dimensions(width: int, height: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration in a suitable unit, such as "48 seconds"."""
+    """Format a duration, such as "48 seconds"."""
     if seconds < 59.5:
         return counted(round(seconds), "second") if seconds >= 0.5 else "less than a second"
     if seconds < 59.5 * 60:
@@ -34,17 +34,17 @@ def duration(seconds: float) -> str:
 
 
 def utc_text(moment: datetime) -> str:
-    """Format a time in UTC as RFC 3339, to the second: "2026-11-24T13:20:05Z"."""
+    """Format a time in UTC as RFC 3339: "2026-11-24T13:20:05Z"."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's type."""
+    """Return an error's first line, or its type."""
     return next((line.strip() for line in str(error).strip().splitlines()), type(error).__name__)
 
 
 def html_environment(package: str, **filters: Callable[..., object]) -> jinja2.Environment:
-    """Create a Jinja environment for the HTML templates of a package.
+    """Create a Jinja environment for a package's HTML templates.
 
     Values are escaped, and an undefined name is an error. Templates of `talud` itself, such as `head.html`, can be
     included.

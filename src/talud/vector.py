@@ -35,13 +35,13 @@ _LOCK_TIMEOUT_SECONDS = 0.5
 
 
 def is_database(path: Path) -> bool:
-    """Check if a file is an SQLite database, such as a GeoPackage."""
+    """Check if a file is an SQLite database."""
     return _header(path).startswith(_MAGIC)
 
 
 @contextmanager
 def snapshot(path: Path) -> Iterator[Path]:
-    """Yield the path of a complete version of a file, with pending edits.
+    """Yield the path of a complete version of a file.
 
     Reading that path writes nothing next to the original. It is a copy in a temporary folder if edits are pending or
     reading in place would write; else it is the file itself.
@@ -84,7 +84,7 @@ def geopackage_checksum(path: Path) -> str:
 
 
 def merge_pending_edits(path: Path) -> None:
-    """Merge pending edits into a GeoPackage, so that it can be replaced.
+    """Merge pending edits into a GeoPackage.
 
     A missing file, or one that is not a GeoPackage, is left unchanged.
 
@@ -127,7 +127,7 @@ def _in_wal_mode(path: Path) -> bool:
 
 
 def pending_files(path: Path) -> tuple[Path, ...]:
-    """Return the files next to a database that hold pending edits."""
+    """Return the files that hold a database's pending edits."""
     return tuple(one for one in _beside(path) if one.is_file() and one.stat().st_size)
 
 
@@ -136,7 +136,7 @@ def _beside(path: Path) -> tuple[Path, ...]:
 
 
 def _copy(path: Path, copy: Path) -> None:
-    """Copy a database and its pending edits in a consistent state.
+    """Copy a database and its pending edits consistently.
 
     Raises:
         SourceError: Another program changed them at each attempt.
@@ -163,7 +163,7 @@ def _state(path: Path) -> list[tuple[int, int, int]]:
 
 
 def plain_path(path: Path) -> Path:
-    """Return a path at which pyogrio can open a file of any name.
+    """Return a path that pyogrio can open.
 
     pyogrio takes `!` for the end of an archive's path, and drops text that resembles part of a URL. A file with such a
     name is opened by a symbolic link in a temporary folder, which also contains links to the files that belong to it.
@@ -185,7 +185,7 @@ def plain_path(path: Path) -> Path:
 
 @cache
 def _links() -> Path:
-    """Return a folder for links that is removed when the process ends."""
+    """Return a folder of links, removed at exit."""
     folder = tempfile.TemporaryDirectory(prefix="talud-")
     _held.append(folder)
     return Path(folder.name)
@@ -237,7 +237,7 @@ def check_supported_format(path: Path) -> None:
 
 @contextmanager
 def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
-    """Yield the path at which pyogrio reads a vector file with pending edits.
+    """Yield the path at which pyogrio reads a file.
 
     Args:
         path: path of the file.
@@ -263,7 +263,7 @@ def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
 
 
 def _within_archive(path: Path) -> str | None:
-    """Return the name of the only vector file in an archive.
+    """Return the only vector file in an archive.
 
     The result is None if the path is not an archive.
 

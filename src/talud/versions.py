@@ -85,7 +85,7 @@ def check_project(folder: Path) -> None:
 
 
 def _describe_difference(path: Path) -> str | None:
-    """Describe how versions.yaml differs from the package; None if it does not."""
+    """Describe how versions.yaml differs from the package."""
     import yaml
 
     if not path.is_file():
@@ -105,7 +105,7 @@ def _describe_difference(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str:
-    """Return a file's text; empty if the file is missing or unreadable."""
+    """Return a file's text; empty if unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -91,7 +91,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
 
 
 class Contract(FrozenModel):
-    """Statement of a model about its input and itself, in four parts."""
+    """Statement of a model about its input and itself."""
 
     schema_version: Literal[2] = Field(2, description="schema version of the contract")
     input: ModelInput
@@ -100,7 +100,7 @@ class Contract(FrozenModel):
     derived: Derivations = Derivations()
 
     def replace(self, **fields: object) -> Contract:
-        """Return a copy with other values of some fields, in any part.
+        """Return a copy with other values of some fields.
 
         Args:
             fields: new values, by field name.
@@ -115,12 +115,12 @@ class Contract(FrozenModel):
         return self.replace(subsets=(), required_groups=self.input.groups)
 
     def is_variant_of(self, other: Contract) -> bool:
-        """Return whether another contract is of the same model in another precision."""
+        """Return whether both are one model in two precisions."""
         mine, its = ((each.origin.weights, each.measured.threshold, each.origin.data_version) for each in (self, other))
         return mine == its and self.derived.precision != other.derived.precision
 
     def flat(self) -> dict[str, object]:
-        """Return the fields of all parts in the flat form of version 1.
+        """Return all fields in the flat form of version 1.
 
         Fingerprints of registered versions, the service and `talud models show` use this form.
         """

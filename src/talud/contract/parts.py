@@ -74,7 +74,7 @@ def _check_histogram(edges: Sequence[float], shares: Sequence[float]) -> None:
 
 
 class Subset(FrozenModel):
-    """Subset of a model's band groups, with its scores on this subset."""
+    """Subset of band groups, with its scores."""
 
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     precision: Share
@@ -103,7 +103,7 @@ class ModelInput(FrozenModel):
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        """Names of the bands, in the order in which the network reads them."""
+        """Names of the bands in network order."""
         return tuple(band.name for band in self.bands)
 
     @property
@@ -172,7 +172,10 @@ class ModelOrigin(FrozenModel):
 
 
 class Calibration(FrozenModel):
-    """Platt scaling (1999) in the last layer: logit' = slope * logit + offset."""
+    """Platt scaling (1999) in a model's last layer.
+
+    logit' = slope * logit + offset.
+    """
 
     slope: FiniteFloat = Field(gt=0, description="1 if the probabilities were not calibrated")
     offset: FiniteFloat = Field(description="0 if the probabilities were not calibrated")
@@ -227,7 +230,7 @@ class Measurements(FrozenModel):
 
     @property
     def lack_of_skill(self) -> str:
-        """Sentence that states that the model is no better than a constant map.
+        """Sentence that reports a lack of skill, or empty.
 
         The text is empty if the model is better. It is derived from the counts on the validation blocks. Contracts of
         older, adapted and fine-tuned models hold scores without counts: they lack skill if F1 or MCC is not positive.
@@ -266,7 +269,7 @@ class Adaptation(ParentModel):
 
 
 class FineTuning(ParentModel):
-    """Further training of a model on labelled patches of a new area."""
+    """Fine-tuning on labelled patches of a new area."""
 
     labels: str = Field(description="MD5 of the area's mask")
     patches: int = Field(ge=1, description="number of labelled patches")

@@ -40,12 +40,14 @@ _DEFAULT_URI_LOCK = threading.Lock()
 
 
 def is_server(uri: str) -> bool:
-    """Return whether a store's URI names an MLflow server, not a database."""
+    """Return whether a URI names an MLflow server."""
     return uri.startswith(("http://", "https://"))
 
 
 def open_client(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    """Connect to a store; return the client and the experiment, if it exists.
+    """Connect to a store; return client and experiment.
+
+    The experiment is None if the store does not have it.
 
     Raises:
         RegistryError: The store does not answer, refuses the login, or belongs to another version of MLflow.
@@ -68,7 +70,7 @@ def open_client(uri: str) -> tuple[MlflowClient, Experiment | None]:
 
 
 def _check_version(client: MlflowClient, uri: str) -> None:
-    """Check that a server runs the same major version of MLflow.
+    """Check a server's major version of MLflow.
 
     Major versions store runs and models differently.
 
@@ -117,7 +119,7 @@ def default_store(client: MlflowClient) -> Iterator[None]:
 
 @contextmanager
 def short_timeouts() -> Iterator[None]:
-    """Limit requests to a server to a few seconds in the block.
+    """Limit server requests in the block to some seconds.
 
     By default MLflow retries for minutes. Limits that the user has set are kept.
     """
@@ -140,7 +142,7 @@ def current_user() -> str:
 
 
 def origin_tags(command: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """Return a run's tags for the UI's columns Source, Version and User."""
+    """Return tags for the UI's columns Source, Version, User."""
     origin = {
         mlflow_tags.MLFLOW_SOURCE_NAME: f"talud {command} {tags.get('band_set', '')}".strip(),
         mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
@@ -154,7 +156,7 @@ def origin_tags(command: str, tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def metrics(values: Mapping[str, float]) -> list[Metric]:
-    """Convert numbers to metrics of the current time, at step 0."""
+    """Convert numbers to MLflow metrics at step 0."""
     now = int(time.time() * 1000)
     return [Metric(name, float(value), now, 0) for name, value in values.items()]
 
@@ -187,7 +189,7 @@ def _without_password(text: str) -> str:
 
 
 def explain_error(error: Exception) -> str:
-    """Explain an MLflow error in one line: the cause, and what to do."""
+    """Explain an MLflow error in one line."""
     message = " ".join(str(error).split())
     if answer := re.search(r"failed with error code (\d{3}) .*?Response body: '(.*)'", message):
         return _explain_response(int(answer[1]), answer[2])

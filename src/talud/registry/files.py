@@ -42,7 +42,7 @@ class FetchedModel:
 
 
 def log_file(client: MlflowClient, run_id: str, content: bytes, name: str) -> None:
-    """Store a file with a run; a file of the same name is replaced.
+    """Store a file with a run, or replace it.
 
     Args:
         client: client of the store.
@@ -62,7 +62,7 @@ def log_file(client: MlflowClient, run_id: str, content: bytes, name: str) -> No
 
 
 def fetch(client: MlflowClient, uri: str, location: str, run_id: str = "") -> tuple[Path, str]:
-    """Return the ONNX file of a model on this machine, and the id of its run.
+    """Return a model's ONNX file and its run's id.
 
     Local files are used in place.
 
@@ -88,7 +88,7 @@ def fetch(client: MlflowClient, uri: str, location: str, run_id: str = "") -> tu
 
 
 def log_model(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
-    """Log a model to a run, with the run's scores; return the model's id.
+    """Log a model to a run; return the model's id.
 
     The function `mlflow.onnx.log_model` does the same, but only in MLflow's default store and its active run.
     """
@@ -105,7 +105,7 @@ def log_model(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: s
 
 
 def upload_missing_files(client: MlflowClient, model_id: str, model: onnx.ModelProto, run_id: str) -> None:
-    """Upload the files of a logged model if some are missing."""
+    """Upload a logged model's files if some are missing."""
     logged = client.get_logged_model(model_id)
     found = {Path(file.path).name for file in client.list_logged_model_artifacts(logged.model_id)}
     if not found >= {"MLmodel", "model.onnx"}:
@@ -113,7 +113,7 @@ def upload_missing_files(client: MlflowClient, model_id: str, model: onnx.ModelP
 
 
 def add_file(client: MlflowClient, model_id: str, path: Path, name: str) -> None:
-    """Upload a file next to a logged model; one of the same name is replaced."""
+    """Upload a file next to a logged model."""
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         shutil.copy(path, Path(folder) / name)
         client.log_model_artifacts(model_id, folder)
@@ -145,7 +145,10 @@ def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, r
 
 
 def _signature(model: onnx.ModelProto) -> ModelSignature:
-    """Return names and shapes of input and output, with -1 for a free side."""
+    """Return names and shapes of input and output.
+
+    A free side has size -1.
+    """
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -158,7 +161,7 @@ def _signature(model: onnx.ModelProto) -> ModelSignature:
 
 
 def _download(client: MlflowClient, location: str, uri: str) -> Path:
-    """Return a model's folder, or a copy until the process ends if it is remote."""
+    """Return a model's folder, or a copy if remote."""
     local = location.startswith("file:") or ":/" not in location
     if local and not Path(local_file_uri_to_path(location)).exists():  # type: ignore[no-untyped-call]
         raise RegistryError(

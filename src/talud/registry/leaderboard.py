@@ -157,16 +157,16 @@ class Leaderboard:
         return f"[{_plain(trial.name)}]({self._address(trial.run_id)})"
 
     def _address(self, run_id: str) -> str:
-        """Return the address of a run's page in the UI, relative to any server."""
+        """Return the relative address of a run in the UI."""
         return f"#/experiments/{self.experiment}/runs/{run_id}"
 
     def html(self) -> str:
-        """Return an HTML page with parallel coordinates and a table of all trials."""
+        """Return all trials as an HTML page."""
         return trials_page(self.study, self.finished, self.failed)
 
 
 def write_summary(client: MlflowClient, run_id: str, note: str) -> None:
-    """Write the best trial's scores, a note and a page to a study's run.
+    """Write scores, note and page to a study's run.
 
     Args:
         client: client of the store.
@@ -260,7 +260,7 @@ _ALL = frozenset(SCORES)
 
 
 def _children(client: MlflowClient, experiment: str, parent_run_id: str) -> Iterator[Run]:
-    """Yield the runs of a study's trials that are not superseded."""
+    """Yield a study's trial runs that are not superseded."""
     token = None
     while True:
         condition = f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
@@ -286,14 +286,14 @@ def _finished(run: Run) -> FinishedTrial:
 
 
 def _facts(trial: FinishedTrial) -> list[str]:
-    """Return the kept epoch and the duration; a dash if unknown."""
+    """Return kept epoch and duration, as text."""
     epoch, epochs, seconds = (trial.values.get(name) for name in ("best_epoch", "epochs", "seconds"))
     kept = "–" if epoch is None else f"{epoch:.0f}" if epochs is None else f"{epoch:.0f} of {epochs:.0f}"
     return [kept, "–" if seconds is None else f"{seconds:.0f}"]
 
 
 def _cells(words: Sequence[str]) -> str:
-    """Return the cells of a table row, with spacing that the UI omits."""
+    """Return the cells of a Markdown table row."""
     return " | ".join(f"&emsp;{word}" for word in words) + " |"
 
 

@@ -41,7 +41,7 @@ _ELSEWHERE = re.compile(r"(runs|mlflow-artifacts|file|s3|gs|wasbs|abfss|hdfs|dbf
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """Version of a registered model at the time of the query.
+    """Version of a registered model when it was queried.
 
     Attributes:
         name: name of the registered model.
@@ -67,7 +67,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class BrokenAlias:
-    """Alias of a registered model that points to a deleted version."""
+    """Alias that points to a deleted version."""
 
     name: str
     alias: str
@@ -112,7 +112,9 @@ class Models:
     client: MlflowClient
 
     def fetch(self, uri: str) -> FetchedModel:
-        """Fetch a model to this machine; local files are used in place.
+        """Fetch a model to this machine.
+
+        Local files are used in place.
 
         Args:
             uri: URI in one of the `URI_FORMS`.
@@ -150,14 +152,14 @@ class Models:
             return self._resolve(**named.groupdict())
 
     def find_by_fingerprint(self, name: str, fingerprint: str) -> ModelVersion | None:
-        """Return the version of a model with a given fingerprint; None if missing."""
+        """Return the version with a given fingerprint, if any."""
         condition = f"name = '{name}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
         with translated_errors():
             found = self.client.search_model_versions(condition)
             return _version(found[0]) if found else None
 
     def champion(self, name: str) -> ModelVersion | None:
-        """Return the champion of a model; None if missing or deleted."""
+        """Return a model's champion, if it exists."""
         with translated_errors():
             model = self._registered(name)
             number = model.aliases.get("champion") if model else None
@@ -165,7 +167,7 @@ class Models:
             return _version(found) if found else None
 
     def champions(self) -> tuple[ModelVersion, ...]:
-        """Return the champions of the models that talud registered, by name.
+        """Return all champions that talud registered, by name.
 
         Deleted champions are excluded; see `broken_aliases`.
         """
@@ -200,7 +202,7 @@ class Models:
         return {version.uri: ", ".join(version.aliases) for version in versions}
 
     def broken_aliases(self) -> tuple[BrokenAlias, ...]:
-        """Return the aliases that point to deleted versions, by model name."""
+        """Return the aliases that point to deleted versions."""
         with translated_errors():
             models = _all(self.client.search_registered_models)
             present = {(each.name, str(each.version)) for each in _all(self.client.search_model_versions)}
@@ -212,7 +214,9 @@ class Models:
         )
 
     def register(self, name: str, model: onnx.ModelProto, run_id: str, fingerprint: str) -> ModelVersion:
-        """Log an ONNX model to a run, as a version of a registered model.
+        """Register an ONNX model as a version.
+
+        The model is logged to a run.
 
         The registered model is created if it does not exist.
 
@@ -232,17 +236,17 @@ class Models:
             return _version(made)
 
     def upload_missing_files(self, version: ModelVersion, model: onnx.ModelProto) -> None:
-        """Upload the files of a version if some are missing in the store."""
+        """Upload a version's files if some are missing."""
         with translated_errors(version.uri):
             files.upload_missing_files(self.client, self._model_id(version), model, version.run_id)
 
     def add_file(self, version: ModelVersion, path: Path, name: str) -> None:
-        """Store a file next to a version's model; one of the same name is replaced."""
+        """Store a file next to a version's model."""
         with translated_errors(version.uri):
             files.add_file(self.client, self._model_id(version), path, name)
 
     def describe(self, version: ModelVersion, tags: Mapping[str, str], description: str | None = None) -> None:
-        """Set tags and description of a version; other tags are kept.
+        """Set tags and description of a version.
 
         Args:
             version: version to change.
@@ -322,7 +326,7 @@ class Models:
         return former, present
 
     def _unlink(self, version: ModelVersion) -> None:
-        """Remove a version from the promotion history and relink its neighbours."""
+        """Remove a version from the promotion history."""
         before = version.tags.get(REPLACED_TAG)
         for other in self.versions():
             if other.name == version.name and other.tags.get(REPLACED_TAG) == version.version:
@@ -351,7 +355,7 @@ class Models:
             raise
 
     def _present(self, name: str, number: Any) -> MlflowVersion | None:
-        """Return a version of a registered model; None if it was deleted."""
+        """Return a version unless it was deleted."""
         try:
             return self.client.get_model_version(name, str(number))
         except MlflowException as error:

@@ -80,7 +80,7 @@ class TrialRun:
 
     @property
     def logged_epochs(self) -> int:
-        """Last epoch whose metrics are logged; 0 if there is none."""
+        """Last epoch with logged metrics, or 0."""
         with translated_errors():
             curve = self.client.get_metric_history(self.run_id, _curve("loss"))
         return max((point.step for point in curve), default=0)
@@ -98,7 +98,7 @@ class TrialRun:
                 self.client.log_batch(self.run_id, metrics(changed))
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
-        """Log the training data as an MLflow input, unless the run has one.
+        """Log the training data as an MLflow input once.
 
         Args:
             name: name of the data in the UI.
@@ -138,7 +138,7 @@ class Runs:
 
     @contextmanager
     def study(self, name: str, tags: Mapping[str, str], note: str = "") -> Iterator[str]:
-        """Open a study's run for the block; yield its id for `trial`.
+        """Open a study's run for the block; yield its id.
 
         When the block ends, the run is summarised. If it raises, the run is FAILED, with the reason as its tag `error`;
         after Ctrl-C it is KILLED. A run of an earlier process with the same tags `study` and `project` is resumed, and
@@ -217,7 +217,7 @@ class Runs:
     def derivation(
         self, command: str, name: str, parameters: Mapping[str, float | int | str], tags: Mapping[str, str]
     ) -> Iterator[TrialRun]:
-        """Open a run in which a model is made from a registered one.
+        """Open the run of a model's adaptation or fine-tuning.
 
         Args:
             command: command that makes the model, such as `adapt`.
@@ -232,7 +232,10 @@ class Runs:
             yield TrialRun(self.client, run_id)
 
     def finished_trial(self, parent_run_id: str, key: str, epochs: int) -> str | None:
-        """Return the id of a trial's run if it is FINISHED and has all epochs."""
+        """Return the id of a trial's run if it is complete.
+
+        It must be FINISHED and have the scores and all epochs.
+        """
         with translated_errors():
             for run_id in self._tagged({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id, "trial": key}):
                 run = self.client.get_run(run_id)
@@ -242,7 +245,7 @@ class Runs:
         return None
 
     def find(self, run_id: str) -> RunInfo | None:
-        """Return a run, or the one restored in its place; None if missing."""
+        """Return a run or its restored copy, if any."""
         found = self.locate(run_id) if re.fullmatch(r"[0-9a-f]{32}", run_id) else None
         if found is None:
             return None
@@ -253,7 +256,7 @@ class Runs:
         return RunInfo(found, entity.info.run_name or "", author, started, dict(entity.data.params))
 
     def locate(self, run_id: str) -> str | None:
-        """Return the id of a run, or of the finished one restored in its place."""
+        """Return the id of a run or its restored copy."""
         with translated_errors():
             try:
                 if self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE:
@@ -274,7 +277,7 @@ class Runs:
         tags: Mapping[str, str],
         parent: str | None = None,
     ) -> str:
-        """Create a run in place of one that the store has lost; return its id.
+        """Create a run in place of a lost one; return its id.
 
         The tag `restored_from` names the lost run. An incomplete restored run is completed.
 
@@ -291,7 +294,7 @@ class Runs:
         return made
 
     def log_file(self, run_id: str, content: bytes, name: str) -> None:
-        """Store a file with a run; a file of the same name is replaced.
+        """Store a file with a run, or replace it.
 
         Args:
             run_id: id of a run, which may have ended.
@@ -301,7 +304,7 @@ class Runs:
         log_file(self.client, run_id, content, name)
 
     def summarise(self, run_id: str, note: str) -> None:
-        """Write the best trial's scores, a note and a page to a study's run."""
+        """Write scores, note and page to a study's run."""
         write_summary(self.client, run_id, note)
 
     @contextmanager
@@ -314,7 +317,7 @@ class Runs:
         command: str = "train",
         key: str | None = None,
     ) -> Iterator[str]:
-        """Open a run that is FINISHED, FAILED or KILLED after the block.
+        """Open a run for the block.
 
         Args:
             name: name of the run.
@@ -361,7 +364,7 @@ class Runs:
             self.client.set_terminated(run_id, RunStatus.to_string(status))
 
     def _earlier(self, key: str, tags: Mapping[str, str], parent: str | None) -> list[str]:
-        """Return the runs with the same key in a parent, or else in the project.
+        """Return the runs with the same key, oldest first.
 
         The list is empty if the tags lack the key.
         """
@@ -372,13 +375,13 @@ class Runs:
         return self._tagged({key: tags[key], **family})
 
     def _tagged(self, tags: Mapping[str, str]) -> list[str]:
-        """Return the runs with given tags that are not superseded, oldest first."""
+        """Return runs with given tags, without superseded ones."""
         condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         found = self.client.search_runs([experiment_id(self.client)], condition, order_by=["attributes.start_time"])
         return [str(run.info.run_id) for run in found if SUPERSEDED_TAG not in run.data.tags]
 
     def _end_abandoned(self, tags: Mapping[str, str]) -> None:
-        """End the open runs of a project's band set, except those of this study."""
+        """End a band set's open runs of other studies."""
         ours = {name: tags.get(name, "") for name in ("project", "band_set")}
         condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in ours.items())
         with translated_errors():
@@ -390,7 +393,7 @@ class Runs:
                 self._end(str(run.info.run_id), RunStatus.KILLED, "its process ended without an error message")
 
     def _unfinished(self, tags: Mapping[str, str]) -> str | None:
-        """Return the start date of an unfinished study that this one replaces."""
+        """Return the start date of an unfinished earlier study."""
         if "study" not in tags or "search" not in tags or self._earlier("study", tags, None):
             return None
         ours = {name: tags[name] for name in ("project", "band_set", "search")}
@@ -405,7 +408,7 @@ class Runs:
         return f"{datetime.fromtimestamp(latest.info.start_time / 1000, UTC):%Y-%m-%d}"
 
     def _end_children(self, parent_run_id: str) -> None:
-        """End the open runs of a study's trials when the study stops."""
+        """End the open trial runs of a stopped study."""
         with translated_errors():
             for run_id in self._tagged({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id}):
                 if self.client.get_run(run_id).info.status == "RUNNING":

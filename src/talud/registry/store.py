@@ -90,7 +90,7 @@ class Store:
 
     @property
     def server_url(self) -> str | None:
-        """Address of the server that holds the store; None if it is a database."""
+        """Address of the store's server, if it has one."""
         uri = str(self.client.tracking_uri)
         return uri.rstrip("/") if is_server(uri) else None
 
@@ -119,7 +119,9 @@ def fetch(uri: str, root: Path | None) -> FetchedModel:
 
 
 def store_uri(root: Path | None) -> str:
-    """Return the URI of the store: `MLFLOW_TRACKING_URI`, else the project's own.
+    """Return the URI of the store in use.
+
+    It is `MLFLOW_TRACKING_URI`, else the project's own database.
 
     Raises:
         RegistryError: There is neither.
@@ -132,12 +134,12 @@ def store_uri(root: Path | None) -> str:
 
 
 def artifacts_uri(root: Path) -> str:
-    """Return the URI of the artifact folder of the project's own store."""
+    """Return the URI of the project's own artifact folder."""
     return (root / "mlartifacts").as_uri()
 
 
 def _sqlite(path: Path) -> str:
-    """Return the URL of a database file, with special characters quoted."""
+    """Return the quoted URL of a database file."""
     text = path.as_posix()
     if "%" in text or "?" in text:
         # The driver is part of the URL, or MLflow would create a folder with the quoted name.
@@ -150,7 +152,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _create(root: Path) -> None:
-    """Create an empty store, which appears under its name only when complete."""
+    """Create an empty store atomically."""
     with translated_errors(), atomic_replace(root / "mlflow.db") as scratch:
         uri = _sqlite(scratch)
         client = MlflowClient(uri, uri)
@@ -164,7 +166,7 @@ def _create_experiment(client: MlflowClient, files: str | None) -> None:
 
 
 def _check_in_place(root: Path, experiment: Experiment) -> None:
-    """Check that a store was not copied or moved with its project.
+    """Check that a store was not copied or moved.
 
     Raises:
         RegistryError: Its artifact paths lead elsewhere.
@@ -178,7 +180,7 @@ def _check_in_place(root: Path, experiment: Experiment) -> None:
 
 
 def serve_ui(root: Path, host: str, port: int) -> NoReturn:
-    """Replace this process by an MLflow server on a project's own store.
+    """Replace this process by a server of MLflow's UI.
 
     Raises:
         RegistryError: Only mlflow-skinny is installed, or the port is in use.
@@ -222,7 +224,7 @@ class Relocation:
 
 
 def relocate(root: Path, *, write: bool) -> Relocation:
-    """Change the artifact paths of a project's store to its present location.
+    """Correct the artifact paths of a moved store.
 
     All paths change in one transaction; a copy of the unchanged store is kept as `BACKUP`.
 
@@ -276,7 +278,7 @@ def _back_up(path: Path) -> None:
 
 
 def _change(store: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:
-    """Change the paths of a column within the old location; return their number."""
+    """Relocate the paths of a column; return their number."""
     columns = {row[1] for row in store.execute(f"PRAGMA table_info({table})")}
     if column not in columns:  # older versions of MLflow lack it
         return 0
