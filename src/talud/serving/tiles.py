@@ -233,7 +233,7 @@ def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
 
 
 def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
-    """Show steep slopes dark, as in the quickinfo of a map."""
+    """Show steep slopes dark, as in the quicklook of a map."""
     return _to_uint8(255 - (values / MAX_SLOPE_DEGREES).clip(0, 1) * 255)
 
 
