@@ -72,12 +72,12 @@ class JobStore:
         started = func.coalesce(Job.started, moment)
         while True:
             with self.database.transaction() as session:
-                found = session.scalar(oldest)
-                if found is None:
+                oldest_id = session.scalar(oldest)
+                if oldest_id is None:
                     return None
-                of = update(Job).where(Job.id == found, Job.status == "accepted")
-                if session.execute(of.values(started=started, **running)).rowcount:  # type: ignore[attr-defined]
-                    return session.get_one(Job, found)
+                claimed = update(Job).where(Job.id == oldest_id, Job.status == "accepted")
+                if session.execute(claimed.values(started=started, **running)).rowcount:  # type: ignore[attr-defined]
+                    return session.get_one(Job, oldest_id)
 
     def save_progress(self, job: str, progress: int, message: str) -> None:
         """Store the progress of a running job."""
@@ -116,8 +116,8 @@ class JobStore:
             session.execute(delete(Job).where(Job.id == job))
             _delete_review(session, job)
 
-    def _change(self, job: str, of: Sequence[str], **values: Any) -> bool:
-        changed = update(Job).where(Job.id == job, Job.status.in_(of)).values(updated=utc_now(), **values)
+    def _change(self, job: str, statuses: Sequence[str], **values: Any) -> bool:
+        changed = update(Job).where(Job.id == job, Job.status.in_(statuses)).values(updated=utc_now(), **values)
         with self.database.transaction() as session:
             return bool(session.execute(changed).rowcount)  # type: ignore[attr-defined]
 

@@ -69,11 +69,11 @@ class ModelLookup:
         """
         return self._loadable(lambda version: bool(version.aliases))
 
-    def choose_champion(self, misfit: Callable[[Contract], str | None]) -> Candidate:
+    def choose_champion(self, mismatch: Callable[[Contract], str | None]) -> Candidate:
         """Return the champion that uses most of a raster's bands.
 
         Args:
-            misfit: function that returns the reason why the raster does not fit a contract, or None if it fits.
+            mismatch: function that returns the reason why the raster does not fit a contract, or None if it fits.
 
         Raises:
             RegistryError: the registry cannot be reached, or has no champion.
@@ -82,7 +82,7 @@ class ModelLookup:
         champions = self.champions()
         if not champions:
             raise RegistryError("the registry holds no champion; promote a version: talud models promote")
-        return basin.choose_champion(champions, misfit, "the raster supports")[0]
+        return basin.choose_champion(champions, mismatch, "the raster supports")[0]
 
     def _loadable(self, wanted: Callable[[ModelVersion], bool]) -> list[tuple[ModelVersion, Candidate]]:
         store = Store.open(self.root)
@@ -236,15 +236,15 @@ class RequestResolver:
         """
         self._check_size(raster)
 
-        def misfit(contract: Contract) -> str | None:
+        def mismatch(contract: Contract) -> str | None:
             if bands is not None and (others := [name for name in contract.input.band_names if name not in bands]):
                 return f"needs the bands {', '.join(others)}, which the request excludes"
             return reader.find_mismatch(raster, contract)
 
         if model is None:
-            return self.models.choose_champion(misfit)
-        if why_not := misfit(model.contract):
-            raise MismatchError(f"{raster.name}: {why_not}")
+            return self.models.choose_champion(mismatch)
+        if reason := mismatch(model.contract):
+            raise MismatchError(f"{raster.name}: {reason}")
         return model
 
     def _check_size(self, raster: Path) -> None:

@@ -180,9 +180,8 @@ class Settings(BaseSettings):
             raise ParamsError(f"{self.data}: no such folder; set {ENV_PREFIX}DATA to the folder of the rasters")
         data, results = self.data.resolve(), self.results.resolve()
         below = results.relative_to(data).parts if results.is_relative_to(data) else None
-        if below is not None and not any(
-            part.startswith(".") for part in below
-        ):  # clients cannot access hidden folders
+        # Clients cannot access hidden folders.
+        if below is not None and not any(part.startswith(".") for part in below):
             raise ParamsError(
                 f"{self.results}: is inside the folder of the rasters, {self.data}, so that maps would be listed as "
                 f"rasters; set {ENV_PREFIX}RESULTS to a folder outside"
