@@ -41,7 +41,7 @@ def write_inventory(folder: Path, geometries: list[shapely.Geometry | None]) -> 
     frame.to_file(folder / "inventory.gpkg", layer="inventory")
 
 
-def hills() -> np.ndarray:
+def rough_terrain() -> np.ndarray:
     rows, columns = np.indices((SIDE, SIDE))
     return (1000 + 50 * np.sin(rows / 5) + 40 * np.cos(columns / 7)).astype(np.float32)
 
@@ -51,7 +51,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Return a project with one training area, as working folder."""
     folder = tmp_path / "project/data/here"
     write_raster(folder / "optical.tif", noise())
-    write_raster(folder / "dtm.tif", hills())
+    write_raster(folder / "dtm.tif", rough_terrain())
     write_inventory(folder, [SQUARE])
     monkeypatch.chdir(tmp_path / "project")
     return write_project(tmp_path / "project", {"here": AREA})
@@ -62,11 +62,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def cut(name: str) -> Spoil:
-    def spoil(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
 
-    return spoil
+    return damage
 
 
 def inventory(*geometries: shapely.Geometry | None) -> Spoil:
@@ -74,23 +74,26 @@ def inventory(*geometries: shapely.Geometry | None) -> Spoil:
 
 
 def params(old: str, new: str) -> Spoil:
-    def spoil(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         path = folder.parent.parent / "params.yaml"
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
 
-    return spoil
+    return damage
 
 
 FAR = (700_000.0, 900_000.0)
-SPOILT: dict[str, tuple[Spoil, str]] = {
+DAMAGED: dict[str, tuple[Spoil, str]] = {
     "no reference system": (lambda at: write_raster(at / "optical.tif", noise(), crs=None), r"optical\.tif: no coord"),
     "disjoint": (
-        lambda at: write_raster(at / "dtm.tif", hills(), corner=FAR),
+        lambda at: write_raster(at / "dtm.tif", rough_terrain(), corner=FAR),
         r"dtm\.tif: does not overlap area 'here'",
     ),
-    "nodata alone": (lambda at: write_raster(at / "dtm.tif", hills() * np.nan), r"dtm\.tif: has no valid pixel"),
+    "nodata alone": (
+        lambda at: write_raster(at / "dtm.tif", rough_terrain() * np.nan),
+        r"dtm\.tif: has no valid pixel",
+    ),
     "cut short": (cut("optical.tif"), r"optical\.tif: cannot be read as a raster"),
     "no raster": (lambda at: (at / "dtm.tif").write_text("hello"), r"dtm\.tif: cannot be read as a raster"),
     "a mask": (lambda at: write_raster(at / "optical.tif", (noise() > 99) * np.uint8(255)), r"0 and 255, like a mask"),
@@ -111,21 +114,21 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILT)
+@pytest.mark.parametrize("case", DAMAGED)
 def test_stack_reports_a_damaged_source_and_keeps_the_old_stack(talud: Run, project: Project, case: str) -> None:
     assert talud("stack", "here")[0] == 0
     before = files(project.root / "stacks")
-    spoil, said = SPOILT[case]
-    spoil(project.root / "data/here")
+    damage, message = DAMAGED[case]
+    damage(project.root / "data/here")
     code, out, err = talud("stack", "here")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("talud: ")
-    assert re.search(said, err)
+    assert re.search(message, err)
     assert files(project.root / "stacks") == before
 
 
 def test_stack_warns_once_of_a_doubtful_source(talud: Run, project: Project) -> None:
-    heights = hills()
+    heights = rough_terrain()
     heights[:, :8] = 0
     write_raster(project.root / "data/here/dtm.tif", heights)
     code, out, err = talud("stack", "here")

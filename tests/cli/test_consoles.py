@@ -46,8 +46,8 @@ def test_help_prints_on_consoles_that_are_not_utf_8(encoding: str, monkeypatch: 
         for stream in (out, err):
             stream.flush()
         assert (ended.value.code, err.buffer.getvalue()) == (0, b""), names
-        said = out.buffer.getvalue().decode(encoding)
-        assert " ".join(("Usage: talud", *names)) in " ".join(said.split()), names
+        output = out.buffer.getvalue().decode(encoding)
+        assert " ".join(("Usage: talud", *names)) in " ".join(output.split()), names
 
 
 @pytest.mark.slow

@@ -204,18 +204,18 @@ def test_hostile_output_path_works_or_fails_in_one_line(
     out = case.prepare(folder)
     out = out.replace("{folder}", str(folder)).replace("{name}", folder.name)
     before = contents(folder)
-    code, said, err = worker.run(*COMMANDS[case.command], "--out", out, folder=folder)
+    code, output, err = worker.run(*COMMANDS[case.command], "--out", out, folder=folder)
     after = contents(folder)
     assert {name: after.get(name) for name in before} == before
     if case.ends == "usage":
-        assert (code, said) == (2, "")
+        assert (code, output) == (2, "")
         assert "Usage: talud" in err
         assert after == before
     elif case.ends == "result" or (case.ends == "either" and code == 0):
         assert (code, err) == (0, "")
         check_result(case.command, folder, folder / out)
     else:
-        check_refusal(code, said, err)
+        check_refusal(code, output, err)
         assert after == before
         print(err)  # pytest -rP shows the error of each case
     assert not list(tmp_path.rglob(".*.partial"))
@@ -286,7 +286,7 @@ GDAL_AND_PROJ_PREFIXES = ("PROJ_", "GDAL_", "OGR_", "OSR_", "GTIFF_", "CPL_")  #
 ALLOWED_VARIABLES = ("PROJ_NETWORK", "GDAL_CACHEMAX", "GDAL_NUM_THREADS")  # allowed
 
 
-def together() -> list[dict[str, dict[str, str]]]:
+def group_environments() -> list[dict[str, dict[str, str]]]:
     """Group environments that set different variables, to test a group in one process."""
     groups: list[dict[str, dict[str, str]]] = []
     for name, variables in ENVIRONMENTS.items():
@@ -299,7 +299,7 @@ def together() -> list[dict[str, dict[str, str]]]:
     return groups
 
 
-@pytest.mark.parametrize("group", together(), ids="; ".join)
+@pytest.mark.parametrize("group", group_environments(), ids="; ".join)
 def test_hostile_environment_gives_identical_maps(
     group: dict[str, dict[str, str]], tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,7 +316,7 @@ def test_hostile_environment_gives_identical_maps(
     finally:
         worker.stop()
     # The warning is printed once, at the start of the process.
-    said = capfd.readouterr().err
+    output = capfd.readouterr().err
     ignored = [name for name in variables if name.startswith(GDAL_AND_PROJ_PREFIXES) and name not in ALLOWED_VARIABLES]
-    assert said.count("\n") == (1 if ignored else 0), said
-    assert all(name in said for name in ignored)
+    assert output.count("\n") == (1 if ignored else 0), output
+    assert all(name in output for name in ignored)

@@ -66,7 +66,7 @@ def test_import_prints_changes_and_next_commands(talud: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["nowhere.gpkg", "--area", "here"], 1, "nowhere.gpkg: no such file"),
         (["params.yaml", "--area", "here"], 1, "params.yaml: cannot be read as polygons"),
@@ -74,10 +74,10 @@ def test_import_prints_changes_and_next_commands(talud: Run, tmp_path: Path) -> 
         (["data/here/inventory.gpkg"], 2, "--area"),
     ],
 )
-def test_import_reports_errors_on_one_line(talud: Run, arguments: list[str], code: int, said: str) -> None:
+def test_import_reports_errors_on_one_line(talud: Run, arguments: list[str], code: int, message: str) -> None:
     found, out, err = talud("import", *arguments)
     assert (found, out) == (code, "")
-    assert said in err
+    assert message in err
     assert code == 2 or len(err.strip().splitlines()) == 1
 
 
@@ -157,7 +157,7 @@ def test_import_includes_edits_left_in_the_wal_by_a_crash(talud: Run, tmp_path: 
     assert inventory.with_name("inventory.gpkg-wal").stat().st_size
     code, out, err = talud("import", write(tmp_path / "edits.gpkg", SQUARES[1:2]), "--area", "here")
     assert (code, err) == (0, "")
-    assert "here: 2 polygons, 2.00 ha before, 1 polygon, 1.00 ha now" in out
+    assert "here: 2 polygons, 2.00 ha before, 1 polygon, 1.00 ha after" in out
     assert count_features(inventory) == 1
 
 

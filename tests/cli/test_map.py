@@ -85,8 +85,8 @@ def test_map_equals_stack_followed_by_predict(talud: Run, command: list[object],
         assert np.array_equal(read(here / name), read(Path("map") / name), equal_nan=True)
     record = json.loads((here / "prediction.json").read_text())
     sources = f"optical {md5(image)}"
-    told = {key: value for key, value in record["stack"].items() if not key.startswith("TALUD_RASTER")}
-    assert told == {"TALUD_AREA": "here", "TALUD_EVENT": "2015-05-18", "TALUD_SOURCES": sources}
+    tags = {key: value for key, value in record["stack"].items() if not key.startswith("TALUD_RASTER")}
+    assert tags == {"TALUD_AREA": "here", "TALUD_EVENT": "2015-05-18", "TALUD_SOURCES": sources}
     assert json.loads(Path("map/prediction.json").read_text())["stack"]["TALUD_SOURCES"] == sources
     assert "chosen" not in record["model"]
 
@@ -118,24 +118,24 @@ def test_map_excludes_transparent_border_of_five_band_image(
 def test_map_rebuilds_the_stack_only_if_its_inputs_change(tmp_path: Path, image: Path, tiny_model: Path) -> None:
     contract, out = load_model(tiny_model).contract, tmp_path / "here"
 
-    def made(source: Path, **said: str) -> int:
-        area = Area.create(role="transfer", folder=".", **said)
+    def build_time(source: Path, **settings: str) -> int:
+        area = Area.create(role="transfer", folder=".", **settings)
         return prepare_stack(contract, area, {"optical": source}, out).stat().st_mtime_ns
 
-    first, moved = made(image), Path(shutil.copy(image, tmp_path / "moved.tif"))
+    first, moved = build_time(image), Path(shutil.copy(image, tmp_path / "moved.tif"))
     os.utime(image)
-    assert made(image) == made(moved) == first  # sources are identified by their contents
-    second = made(moved, event="2015-05-18")
+    assert build_time(image) == build_time(moved) == first  # sources are identified by their contents
+    second = build_time(moved, event="2015-05-18")
     assert second != first
     with rasterio.open(out / "stack.tif") as dataset:
         assert dataset.tags()["TALUD_EVENT"] == "2015-05-18"
     write_raster(moved, np.full((3, 60, 90), 100, np.uint8))
-    assert made(moved, event="2015-05-18") != second
+    assert build_time(moved, event="2015-05-18") != second
     assert np.unique(read(out / "stack.tif")).tolist() == [100]
-    made(image)
+    build_time(image)
     content = (out / "stack.tif").read_bytes()
     (out / "stack.tif").write_bytes(content[: len(content) * 3 // 4])  # with a complete header
-    made(image)
+    build_time(image)
     assert (out / "stack.tif").read_bytes() == content
 
 
@@ -217,7 +217,7 @@ def test_failed_map_keeps_the_earlier_one(talud: Run, command: list[object], tmp
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"--optical": "missing.tif"}, "missing.tif: cannot be read as a raster"),
         ({"--optical": None, "--dtm": "any.tif"}, "the model '3band' needs red, green, blue: give --optical FILE"),
@@ -227,14 +227,14 @@ def test_failed_map_keeps_the_earlier_one(talud: Run, command: list[object], tmp
     ],
 )
 def test_map_reports_user_errors_on_one_line(
-    talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+    talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unused port
     Path("file").touch()
     options = dict(zip(command[1::2], command[2::2], strict=True)) | change
     code, out, err = talud("map", *(part for name, value in options.items() if value for part in (name, value)))
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert said in err
+    assert message in err
     assert [path.name for path in Path().rglob("*")] == ["file"]
 
 

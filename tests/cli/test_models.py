@@ -91,17 +91,17 @@ def test_show_prints_contract_and_gate(talud: Talud) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "words"),
+    ("reference", "message"),
     [
         ("nothing", "no registered model 'nothing'"),
         (f"{NAME}/7", "has no version 7"),
         ("a/b/c", "valid forms are NAME"),
     ],
 )
-def test_show_lists_known_versions_if_none_matches(talud: Talud, reference: str, words: str) -> None:
+def test_show_lists_known_versions_if_none_matches(talud: Talud, reference: str, message: str) -> None:
     error = talud("models", "show", reference).exception
     assert isinstance(error, RegistryError)
-    assert words in str(error)
+    assert message in str(error)
 
 
 @pytest.mark.parametrize("reference", [f"{NAME}/1", f"models:/{NAME}/2", f"{NAME}@champion"])

@@ -45,9 +45,9 @@ def test_map_works_with_any_file_and_folder_name(name: str, talud: Run, tmp_path
     with closing(sqlite3.connect(out / "landslides.gpkg")) as database:
         layers = {layer for (layer,) in database.execute("SELECT table_name FROM gpkg_contents")}
     assert {"landslides", "not_mapped"} <= layers
-    code, said, err = talud("lineage", out / "landslides.gpkg")
+    code, output, err = talud("lineage", out / "landslides.gpkg")
     assert (code, err) == (0, "")
-    assert "tiny" in said or "3band" in said
+    assert "tiny" in output or "3band" in output
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ LEFT, TOP = CORNER
 
 
 @pytest.fixture
-def here(tmp_path: Path, tiny_model: Path) -> Path:
+def work_folder(tmp_path: Path, tiny_model: Path) -> Path:
     """Return a working folder with inputs of commands and other files.
 
     It contains a model, an image with a world file and a mosaic of it, clouds and a stack.
@@ -68,22 +68,24 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("command", "out", "said"), REFUSED, ids=lambda value: str(value)[:30])
-def test_output_that_is_an_input_is_rejected(talud: Run, here: Path, command: list[str], out: str, said: str) -> None:
-    before = content(here)
-    code, told, err = talud(*command, out)
-    assert (code, told, err.count("\n")) == (1, "", 1)
-    assert said in err
-    assert content(here) == before
+@pytest.mark.parametrize(("command", "out", "message"), REFUSED, ids=lambda value: str(value)[:30])
+def test_output_that_is_an_input_is_rejected(
+    talud: Run, work_folder: Path, command: list[str], out: str, message: str
+) -> None:
+    before = content(work_folder)
+    code, output, err = talud(*command, out)
+    assert (code, output, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert content(work_folder) == before
 
 
 @pytest.mark.parametrize("out", ["stack.tif", "file", "model"])
-def test_model_output_must_be_an_onnx_file(talud: Run, here: Path, out: str) -> None:
-    before = content(here)
+def test_model_output_must_be_an_onnx_file(talud: Run, work_folder: Path, out: str) -> None:
+    before = content(work_folder)
     code, _, err = talud(*ADAPT, out)
     assert code == 2
-    assert "ends in .onnx" in err
-    assert content(here) == before
+    assert "must end in .onnx" in err
+    assert content(work_folder) == before
 
 
 MAP = ["map", "--model", "model.onnx", "--optical", "image.tif", "--provider", "cpu", "--out"]
@@ -94,46 +96,50 @@ PREDICT = ["predict", "model.onnx", "stack.tif", "--provider", "cpu", "--out"]
 @pytest.mark.parametrize(
     "names", [["landslides.gpkg"], ["summary.html", "quicklook.png"], ["prediction.json"], ["landslides.qml"]]
 )
-def test_map_rejects_a_folder_with_other_files(talud: Run, here: Path, command: list[str], names: list[str]) -> None:
-    (here / "basin").mkdir()
+def test_map_rejects_a_folder_with_other_files(
+    talud: Run, work_folder: Path, command: list[str], names: list[str]
+) -> None:
+    (work_folder / "basin").mkdir()
     for name in names:
-        (here / "basin" / name).write_text("{}")
-    before = content(here)
-    code, told, err = talud(*command, "basin")
-    assert (code, told, err.count("\n")) == (1, "", 1)
+        (work_folder / "basin" / name).write_text("{}")
+    before = content(work_folder)
+    code, output, err = talud(*command, "basin")
+    assert (code, output, err.count("\n")) == (1, "", 1)
     assert all(name in err for name in names)
-    assert content(here) == before
+    assert content(work_folder) == before
 
 
-def test_map_keeps_a_stack_that_it_did_not_write(talud: Run, here: Path) -> None:
-    (here / "basin").mkdir()
-    shutil.copy(here / "stack.tif", here / "basin/stack.tif")
-    before = content(here)
+def test_map_keeps_a_stack_that_it_did_not_write(talud: Run, work_folder: Path) -> None:
+    (work_folder / "basin").mkdir()
+    shutil.copy(work_folder / "stack.tif", work_folder / "basin/stack.tif")
+    before = content(work_folder)
     code, _, err = talud(*MAP, "basin")
     assert (code, "stack.tif" in err) == (1, True)
-    assert content(here) == before
+    assert content(work_folder) == before
 
 
 @pytest.mark.parametrize("command", [MAP, PREDICT])
 @pytest.mark.parametrize("name", ["image.tif", "link.tif"])
-def test_map_rejects_an_output_folder_with_its_inputs(talud: Run, here: Path, command: list[str], name: str) -> None:
-    (here / "basin").mkdir()
+def test_map_rejects_an_output_folder_with_its_inputs(
+    talud: Run, work_folder: Path, command: list[str], name: str
+) -> None:
+    (work_folder / "basin").mkdir()
     raster = command[command.index("--optical") + 1 if "--optical" in command else 2]
-    (here / raster).rename(here / "basin/image.tif")
-    (here / "basin/link.tif").symlink_to("image.tif")
-    before = content(here)
+    (work_folder / raster).rename(work_folder / "basin/image.tif")
+    (work_folder / "basin/link.tif").symlink_to("image.tif")
+    before = content(work_folder)
     code, _, err = talud(*(f"basin/{name}" if part == raster else part for part in command), "basin")
     assert (code, "which is one of the inputs" in err) == (1, True)
-    assert content(here) == before
+    assert content(work_folder) == before
 
 
 @pytest.mark.slow
-def test_map_replaces_an_earlier_map_and_keeps_other_files(talud: Run, here: Path) -> None:
+def test_map_replaces_an_earlier_map_and_keeps_other_files(talud: Run, work_folder: Path) -> None:
     assert talud(*MAP, "basin")[0] == 0
-    (here / "basin/notes.txt").write_text("mine")
-    first = content(here / "basin")
+    (work_folder / "basin/notes.txt").write_text("mine")
+    first = content(work_folder / "basin")
     assert talud(*MAP, "basin", "--threshold", 0.4)[0] == 0
-    again = content(here / "basin")
+    again = content(work_folder / "basin")
     assert again.keys() == first.keys()
     assert again["notes.txt"] == b"mine"
     assert again["landslides.tif"] != first["landslides.tif"]
@@ -142,17 +148,17 @@ def test_map_replaces_an_earlier_map_and_keeps_other_files(talud: Run, here: Pat
 
 
 def test_stack_of_an_area_does_not_overwrite_its_source(
-    talud: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+    talud: Run, work_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here / "project/stacks").mkdir(parents=True)
-    shutil.copy(here / "image.tif", here / "project/stacks/here.tif")
+    (work_folder / "project/stacks").mkdir(parents=True)
+    shutil.copy(work_folder / "image.tif", work_folder / "project/stacks/here.tif")
     area = {"role": "transfer", "folder": "stacks", "files": {"optical": "here.tif"}}
-    write_project(here / "project", {"here": area})
-    monkeypatch.chdir(here / "project")
-    before = content(here)
+    write_project(work_folder / "project", {"here": area})
+    monkeypatch.chdir(work_folder / "project")
+    before = content(work_folder)
     code, _, err = talud("stack", "here")
     assert (code, "stacks/here.tif: is one of the inputs" in err) == (1, True)
-    assert content(here) == before
+    assert content(work_folder) == before
 
 
 @pytest.mark.parametrize(
@@ -171,12 +177,12 @@ def test_stack_of_an_area_does_not_overwrite_its_source(
         ["adapt", "", "stack.tif", "--out", "new.onnx"],
     ],
 )
-def test_empty_output_is_a_usage_error(talud: Run, here: Path, command: list[str]) -> None:
-    before = content(here)
-    code, told, err = talud(*command)
-    assert (code, told) == (2, "")
+def test_empty_output_is_a_usage_error(talud: Run, work_folder: Path, command: list[str]) -> None:
+    before = content(work_folder)
+    code, output, err = talud(*command)
+    assert (code, output) == (2, "")
     assert "is empty" in err
-    assert content(here) == before
+    assert content(work_folder) == before
 
 
 def test_output_never_replaces_a_device(tmp_path: Path) -> None:

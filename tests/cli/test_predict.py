@@ -62,7 +62,7 @@ def test_predict_suggests_adapt_for_unfamiliar_colours(
 
 
 @pytest.mark.parametrize(
-    ("model", "raster", "said"),
+    ("model", "raster", "message"),
     [
         ("missing.onnx", "stack.tif", "missing.onnx: no such file"),
         ("stack.tif", "stack.tif", "stack.tif: is not a model"),
@@ -72,14 +72,14 @@ def test_predict_suggests_adapt_for_unfamiliar_colours(
 )
 def test_predict_reports_user_errors_on_one_line(
     talud, tiny_model: Path, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    model: str | None, raster: str, said: str,
+    model: str | None, raster: str, message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_stack(tmp_path / "other.tif", noise(9, 9), ("red", "nir", "blue"))
     code, out, err = talud("predict", model or tiny_model, raster, "--out", "map")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("talud: ")
-    assert said in err
+    assert message in err
     assert not (tmp_path / "map").exists()
 
 

@@ -118,7 +118,7 @@ def test_ui_reports_a_missing_store(root: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["ui"])
     assert isinstance(result.exception, RegistryError)
-    assert "run talud train first" in str(result.exception)
+    assert "run talud train" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
