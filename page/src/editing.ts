@@ -77,7 +77,7 @@ export class Editing {
       class: 'button plain',
       'aria-pressed': 'false',
       on: { click: () => removeButton.setAttribute('aria-pressed', String(removeButton.getAttribute('aria-pressed') !== 'true')) },
-    }, () => t().removingCorners);
+    }, () => t().removeCorners);
     const removes = () => removeButton.getAttribute('aria-pressed') === 'true';
     const modify = new Modify({
       features: new Collection([copy]),
@@ -93,7 +93,7 @@ export class Editing {
       done(geometry);
     };
     feature.set('hidden', true);
-    this.startMode([modify], () => t().editing, save, removeButton, () => t().saveShape, () => feature.unset('hidden'));
+    this.startMode([modify], () => t().editing, save, removeButton, () => t().saveOutline, () => feature.unset('hidden'));
   }
 
   private startMode(

@@ -6,7 +6,7 @@ import { t } from './language';
 
 /** Return the message of an error, or a hint that the service did not respond. */
 export function errorMessage(error: unknown): string {
-  if (error instanceof ServiceError) return error.status === 0 ? t().noAnswer : error.message;
+  if (error instanceof ServiceError) return error.status === 0 ? t().noResponse : error.message;
   return error instanceof Error ? error.message : String(error);
 }
 
@@ -16,6 +16,6 @@ export function failureNotice(what: () => string, error: unknown, again?: () => 
     'div',
     { class: 'notice wrong', role: 'alert' },
     h('p', {}, () => t().failed(what(), errorMessage(error))),
-    again ? button(() => t().again, again) : null,
+    again ? button(() => t().tryAgain, again) : null,
   );
 }

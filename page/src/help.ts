@@ -25,7 +25,7 @@ export function openHelp(): void {
     h('ul', {}, ...[t().helpNetwork, t().helpReview, t().helpNotMapped, t().helpSynthetic].map((text) => h('li', {}, text))),
     h('h3', {}, () => t().helpKeys),
     h('dl', { class: 'keys' }, ...keys.map(([key, meaning]) => h('div', {}, h('dt', {}, h('kbd', {}, key)), h('dd', {}, meaning)))),
-    h('p', { class: 'check' }, on, h('label', { for: 'keys-on' }, () => t().keysOn)),
+    h('p', { class: 'check' }, on, h('label', { for: 'keys-on' }, () => t().enableShortcuts)),
     h('p', { class: 'soft' }, h('a', { href: './licences.txt', target: '_blank' }, () => t().licences)),
     h('div', { class: 'actions' }, button(() => t().close, () => dialogue.close(), { kind: 'primary' })),
   );

@@ -56,7 +56,7 @@ export class JobList {
       const { jobs: found } = await listJobs(this.limit, this.closing.signal);
       this.announceFinished(found);
       this.jobs = found;
-      fill(this.state, found.length ? null : h('p', { class: 'soft' }, () => t().mapsNone));
+      fill(this.state, found.length ? null : h('p', { class: 'soft' }, () => t().noMaps));
       this.show();
     } catch (error) {
       if (this.closing.signal.aborted) return;

@@ -97,8 +97,8 @@ function uncheckedText({ main }: JobState): string {
   const { unreviewed, accepted, rejected } = main.review.counts();
   const reviewed = accepted + rejected;
   const all = unreviewed + reviewed;
-  if (reviewed === 0) return t().uncheckedAll;
-  return unreviewed ? t().uncheckedSome(reviewed, all) : t().uncheckedNone(all);
+  if (reviewed === 0) return t().reviewedNone;
+  return unreviewed ? t().reviewedSome(reviewed, all) : t().reviewedAll(all);
 }
 
 /** Create buttons that switch between the panels on small screens. */

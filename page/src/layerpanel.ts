@@ -16,7 +16,7 @@ type LayerChange = (name: string, visible: boolean, opacity: number) => void;
 
 export class LayerPanel {
   readonly element: HTMLElement;
-  private readonly again: HTMLButtonElement;
+  private readonly mapAgainButton: HTMLButtonElement;
   private readonly notMapped = h('div', {}, h('p', { class: 'soft' }, () => t().loading));
   private readonly compare = h('div');
   private readonly files = h('div');
@@ -31,7 +31,7 @@ export class LayerPanel {
     const label = () => (second ? t().leftThreshold : t().mapThreshold);
     const moved = (threshold: number) => state.setThreshold(threshold);
     const slider = new ThresholdSlider('map-threshold', label, main.facts.threshold, moved);
-    this.again = button(() => this.mapAgainText(), mapAgain, { id: 'map-again' });
+    this.mapAgainButton = button(() => this.mapAgainText(), mapAgain, { id: 'map-again' });
     this.element = h(
       'section',
       { class: 'panel layer-panel', 'aria-labelledby': 'layers-title' },
@@ -40,7 +40,7 @@ export class LayerPanel {
       slider.element,
       second ? secondSlider(state).element : null,
       h('p', { class: 'soft' }, () => t().sliderNote(number(main.facts.threshold, 2))),
-      state.mayReview ? this.again : null,
+      state.mayReview ? this.mapAgainButton : null,
       h('h3', {}, () => t().notMapped),
       this.notMapped,
       h('h3', {}, () => t().compare),
@@ -52,8 +52,8 @@ export class LayerPanel {
   }
 
   show(): void {
-    this.again.hidden = !this.state.thresholdMoved;
-    this.again.textContent = this.mapAgainText();
+    this.mapAgainButton.hidden = !this.state.thresholdMoved;
+    this.mapAgainButton.textContent = this.mapAgainText();
   }
 
   /** Load the lists of the panel: unmapped areas, other maps and files. */
@@ -127,7 +127,7 @@ function notMappedList(areas: NotMapped): HTMLElement {
   for (const { properties: { reason, area_m2: size } } of areas.features) {
     byReason.set(reason, (byReason.get(reason) ?? 0) + size);
   }
-  if (!byReason.size) return h('p', { class: 'soft' }, () => t().notMappedNothing);
+  if (!byReason.size) return h('p', { class: 'soft' }, () => t().notMappedNone);
   const all = [...byReason.values()].reduce((sum, one) => sum + one, 0);
   const largest = [...byReason].sort((a, b) => b[1] - a[1]);
   return h(
@@ -140,11 +140,11 @@ function notMappedList(areas: NotMapped): HTMLElement {
 
 /** Create the menu of other maps of the same raster. */
 function compareChoice(id: string, others: Job[], other: string | null): HTMLElement {
-  if (!others.length) return h('p', { class: 'soft' }, () => t().compareNone);
+  if (!others.length) return h('p', { class: 'soft' }, () => t().nothingToCompare);
   const go = () => {
     location.hash = choice.value ? `#/jobs/${id}/compare/${choice.value}` : `#/jobs/${id}`;
   };
-  const choice = h('select', { id: 'compare', on: { change: go } }, h('option', { value: '' }, () => t().compareNo));
+  const choice = h('select', { id: 'compare', on: { change: go } }, h('option', { value: '' }, () => t().noComparison));
   for (const job of others) {
     const words = () => {
       const { model, version, threshold } = job.inputs;

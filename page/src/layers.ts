@@ -8,7 +8,7 @@ import GeoJSON from 'ol/format/GeoJSON';
 import VectorSource from 'ol/source/Vector';
 
 import type { JobMap, NotMapped } from './api';
-import { FALSE_ALARM, HIT, INVENTORY, MISS, RAMP, type Colour } from './colours';
+import { FALSE_POSITIVE, TRUE_POSITIVE, INVENTORY_COLOUR, FALSE_NEGATIVE, PROBABILITY_RAMP, type Colour } from './colours';
 import { tileThreshold } from './tilevalues';
 import { hatchStyle } from './polygons';
 import { pictureSource, valueSources, type TileSet } from './tiles';
@@ -28,7 +28,7 @@ const TRANSPARENT = ['color', 0, 0, 0, 0];
 const colour = ([red, green, blue]: Colour, opacity = 1) => ['color', red, green, blue, opacity];
 
 function probabilityStyle(threshold: number): Style {
-  const stops = RAMP.flatMap(([probability, shade]) => [(probability * 254 + 1) / 255, colour(shade)]);
+  const stops = PROBABILITY_RAMP.flatMap(([probability, shade]) => [(probability * 254 + 1) / 255, colour(shade)]);
   return {
     variables: { threshold: tileThreshold(threshold) },
     color: ['case', ['all', MAPPED, LANDSLIDE], ['interpolate', ['linear'], PROBABILITY, ...stops], TRANSPARENT],
@@ -43,17 +43,17 @@ function confusionStyle(threshold: number): Style {
     color: [
       'case',
       ['all', both, LANDSLIDE, INVENTORY_LANDSLIDE],
-      colour(HIT),
+      colour(TRUE_POSITIVE),
       ['all', both, LANDSLIDE, ['!', INVENTORY_LANDSLIDE]],
-      colour(FALSE_ALARM),
+      colour(FALSE_POSITIVE),
       ['all', both, ['!', LANDSLIDE], INVENTORY_LANDSLIDE],
-      colour(MISS),
+      colour(FALSE_NEGATIVE),
       TRANSPARENT,
     ],
   };
 }
 
-const INVENTORY_STYLE: Style = { color: ['case', ['all', INVENTORY_KNOWN, INVENTORY_LANDSLIDE], colour(INVENTORY), TRANSPARENT] };
+const INVENTORY_STYLE: Style = { color: ['case', ['all', INVENTORY_KNOWN, INVENTORY_LANDSLIDE], colour(INVENTORY_COLOUR), TRANSPARENT] };
 
 export interface Layer {
   name: string;

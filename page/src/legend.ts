@@ -1,6 +1,6 @@
 /** Legend of the visible layers. */
 
-import { FALSE_ALARM, HIT, INVENTORY, MISS, RAMP, css, type Colour } from './colours';
+import { FALSE_POSITIVE, TRUE_POSITIVE, INVENTORY_COLOUR, FALSE_NEGATIVE, PROBABILITY_RAMP, css, type Colour } from './colours';
 import { fill, h } from './dom';
 import { t } from './language';
 import { LINE_STYLES } from './polygons';
@@ -21,18 +21,18 @@ export class Legend {
       visible.has('probability') ? ramp(threshold) : null,
       visible.has('confusion')
         ? list([
-            [swatch(HIT), t().hit, t().hitTerm],
-            [swatch(FALSE_ALARM), t().falseAlarm, t().falseAlarmTerm],
-            [swatch(MISS), t().miss, t().missTerm],
-            [h('i', { class: 'swatch clear' }), t().neither, t().neitherTerm],
+            [swatch(TRUE_POSITIVE), t().truePositive, t().truePositiveTerm],
+            [swatch(FALSE_POSITIVE), t().falsePositive, t().falsePositiveTerm],
+            [swatch(FALSE_NEGATIVE), t().falseNegative, t().falseNegativeTerm],
+            [h('i', { class: 'swatch clear' }), t().trueNegative, t().trueNegativeTerm],
           ])
         : null,
-      visible.has('inventory') ? list([[swatch(INVENTORY), t().inventoryLegend]]) : null,
+      visible.has('inventory') ? list([[swatch(INVENTORY_COLOUR), t().inventoryLegend]]) : null,
       visible.has('polygons')
         ? list([
-            [line('unreviewed'), t().verdictLegend.unreviewed],
-            [line('accepted'), t().verdictLegend.accepted],
-            [line('rejected'), t().verdictLegend.rejected],
+            [line('unreviewed'), t().polygonLegend.unreviewed],
+            [line('accepted'), t().polygonLegend.accepted],
+            [line('rejected'), t().polygonLegend.rejected],
             ...(unsaved ? [[line('unsaved'), t().unsavedLegend] as const] : []),
           ])
         : null,
@@ -63,7 +63,7 @@ function line(kind: keyof typeof LINE_STYLES): HTMLElement {
 
 function ramp(threshold: number): HTMLElement {
   const bar = h('i', { class: 'ramp' });
-  const stops = RAMP.map(([at, colour]) => `${css(colour)} ${at * 100}%`);
+  const stops = PROBABILITY_RAMP.map(([at, colour]) => `${css(colour)} ${at * 100}%`);
   const clear = `linear-gradient(to right, var(--card) ${threshold * 100}%, transparent ${threshold * 100}%)`;
   bar.style.background = `${clear}, linear-gradient(to right, ${stops.join(', ')})`;
   return h(

@@ -26,7 +26,7 @@ function header(session: Session | null): HTMLElement {
   });
   fill(choose, h('option', { value: 'en', lang: 'en' }, 'English'), h('option', { value: 'es', lang: 'es' }, 'Español'));
   choose.value = language();
-  const help = button('?', openHelp, { class: 'button plain round', 'aria-label': () => t().helpKey });
+  const help = button('?', openHelp, { class: 'button plain round', 'aria-label': () => t().helpButton });
   return h(
     'header',
     { class: 'header' },

@@ -39,7 +39,7 @@ export class MapArea {
       for (const map of maps) map.refresh();
     };
     const words = h('p', {}, () => t().tilesFailed(failed));
-    fill(this.notice, h('div', { class: 'notice wrong', role: 'alert' }, words, button(() => t().again, again)));
+    fill(this.notice, h('div', { class: 'notice wrong', role: 'alert' }, words, button(() => t().tryAgain, again)));
   }
 
   private clicked({ pixel }: MapBrowserEvent): void {

@@ -40,7 +40,7 @@ export class MapFrame {
         { class: 'map-tools' },
         tool(() => t().zoomIn, '+', zoom(1)),
         tool(() => t().zoomOut, '−', zoom(-1)),
-        tool(() => t().whole, '⤢', () => this.fit()),
+        tool(() => t().wholeMap, '⤢', () => this.fit()),
       ),
     );
   }

@@ -132,7 +132,7 @@ export class Review {
 
   private async fetchPolygon(feature: Feature): Promise<PolygonFeature> {
     const found = (await getPolygons(this.job)).features.find(({ id }) => String(id) === String(feature.getId()));
-    if (!found) throw new Error(t().noAnswer);
+    if (!found) throw new Error(t().noResponse);
     return found;
   }
 
@@ -160,7 +160,7 @@ export class Review {
     const done = (this.queues.get(feature) ?? Promise.resolve()).then(async () => {
       try {
         await change.send();
-        announce(t().savedVerdict(t().change[change.action], this.counts().unreviewed));
+        announce(t().savedReview(t().actionDone[change.action], this.counts().unreviewed));
       } catch (error) {
         this.unsaved = [...this.unsaved, { ...change, error }];
         feature.set('failed', true);

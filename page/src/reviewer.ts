@@ -34,12 +34,12 @@ export function askReviewer(): Promise<string | null> {
       },
       h('label', { for: 'reviewer' }, () => t().reviewerName),
       field,
-      h('p', { class: 'soft' }, () => t().reviewerWhy),
+      h('p', { class: 'soft' }, () => t().reviewerNotice),
       h(
         'div',
         { class: 'actions' },
         button(() => t().cancel, () => dialogue.close()),
-        h('button', { type: 'submit', class: 'button primary' }, () => t().go),
+        h('button', { type: 'submit', class: 'button primary' }, () => t().proceed),
       ),
     );
     const dialogue = openDialogue(() => t().reviewerTitle, form);

@@ -68,7 +68,7 @@ export class ReviewPanel {
       h(
         'div',
         { class: 'review-actions' },
-        mayReview ? null : h('p', { class: 'notice' }, () => t().mayNotReview),
+        mayReview ? null : h('p', { class: 'notice' }, () => t().cannotReview),
         h('div', { class: 'pair' }, key(() => t().previous, 'p', handlers.previous), key(() => t().next, 'n', handlers.next)),
         h('div', { class: 'pair' }, this.accept, this.reject, edit, this.undo),
         h('p', { class: 'check' }, advance, h('label', { for: 'go-on' }, () => t().advanceAfterReview)),
@@ -133,7 +133,7 @@ export class ReviewPanel {
       h(
         'li',
         {},
-        h('span', {}, t().unsavedOf(t().change[one.action], area(propertiesOf(one.feature).area_m2), errorMessage(one.error))),
+        h('span', {}, t().unsavedOf(t().actionDone[one.action], area(propertiesOf(one.feature).area_m2), errorMessage(one.error))),
         button(t().discard, () => this.review.discard(one), { class: 'button link' }),
       );
     fill(
@@ -146,7 +146,7 @@ export class ReviewPanel {
             { class: 'notice wrong' },
             h('p', {}, h('strong', {}, t().unsaved(unsaved.length))),
             h('ul', {}, ...unsaved.map(entry)),
-            button(t().againAll, () => void this.review.retryUnsaved(), { kind: 'primary' }),
+            button(t().tryAllAgain, () => void this.review.retryUnsaved(), { kind: 'primary' }),
           )
         : null,
     );
@@ -174,7 +174,7 @@ function polygonFacts(feature: Feature): HTMLElement[] {
   const facts = propertiesOf(feature);
   const origin = facts.origin === 'drawn' ? t().originDrawn : facts.redrawn ? t().redrawn : t().originModel;
   const entries: [string, string | null][] = [
-    [t().verdict, feature.get('unsaved') || feature.get('failed') ? t().unsavedLegend : t().verdicts[facts.verdict]],
+    [t().reviewStatus, feature.get('unsaved') || feature.get('failed') ? t().unsavedLegend : t().reviewStatuses[facts.verdict]],
     [t().area, area(facts.area_m2)],
     [t().meanProbability, facts.origin === 'model' ? probability(facts.mean_probability) : null],
     [t().maximumProbability, facts.origin === 'model' ? probability(facts.maximum_probability) : null],
@@ -186,6 +186,6 @@ function polygonFacts(feature: Feature): HTMLElement[] {
   return [
     h('h3', {}, t().selected),
     h('dl', { class: 'facts' }, ...known.map(([words, value]) => h('div', {}, h('dt', {}, words), h('dd', {}, value)))),
-    ...(name && when ? [h('p', { class: 'soft' }, t().by(name, moment(when)))] : []),
+    ...(name && when ? [h('p', { class: 'soft' }, t().reviewedBy(name, moment(when)))] : []),
   ];
 }

@@ -24,7 +24,7 @@ export function askKey(): Promise<void> {
               () => dialogue.close(),
               (error: unknown) => {
                 const unknown = error instanceof ServiceError && (error.status === 401 || error.status === 403);
-                fill(wrong, unknown ? () => t().wrongKey : () => errorMessage(error));
+                fill(wrong, unknown ? () => t().invalidKey : () => errorMessage(error));
                 field.select();
               },
             );

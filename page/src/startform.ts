@@ -47,7 +47,7 @@ export class StartForm {
       { class: 'card', 'aria-labelledby': 'new-title' },
       h('h2', { id: 'new-title' }, () => t().newMap),
       this.notice,
-      session.scope === 'read' ? h('p', { class: 'notice' }, () => t().mayNotRun) : this.form(),
+      session.scope === 'read' ? h('p', { class: 'notice' }, () => t().cannotStart) : this.form(),
     );
     // The texts of options and descriptions depend on the selection, so they are rebuilt with it.
     localise(this.element, () => this.show());
@@ -73,15 +73,15 @@ export class StartForm {
       h(
         'details',
         {},
-        h('summary', {}, () => t().more),
+        h('summary', {}, () => t().moreOptions),
         h('label', { for: 'threshold' }, () => t().threshold),
         this.threshold,
         this.thresholdHint,
         h('label', { for: 'minimum' }, () => t().minimumArea),
         this.minimum,
-        h('fieldset', {}, h('legend', {}, () => t().useBands), h('p', { class: 'soft' }, () => t().useBandsHint), this.bands),
+        h('fieldset', {}, h('legend', {}, () => t().bandsTitle), h('p', { class: 'soft' }, () => t().bandsHint), this.bands),
       ),
-      h('p', { class: 'soft' }, () => t().neural),
+      h('p', { class: 'soft' }, () => t().networkNotice),
       h('div', { class: 'actions' }, this.submit),
     );
   }
@@ -107,7 +107,7 @@ export class StartForm {
   private show(): void {
     const [raster, model] = [this.raster.value, this.model.value];
     fill(this.raster, ...this.rasters.map((one) => h('option', { value: one.href }, rasterTitle(one))));
-    if (!this.rasters.length) fill(this.raster, h('option', { value: '' }, t().rasterNone));
+    if (!this.rasters.length) fill(this.raster, h('option', { value: '' }, t().noRasters));
     if (raster) this.raster.value = raster;
     this.showRaster();
     this.showModels();
@@ -131,7 +131,7 @@ export class StartForm {
       this.rasterFacts,
       raster.synthetic ? h('p', { class: 'notice' }, t().syntheticRaster) : null,
       h('p', {}, t().rasterFacts(megapixels(raster.pixels), number(raster.resolution, raster.resolution % 1 ? 1 : 0), raster.crs)),
-      h('p', {}, t().bandsOf(raster.bands.join(', '))),
+      h('p', {}, t().rasterBands(raster.bands.join(', '))),
       raster.inventory ? h('p', {}, t().withInventory) : null,
     );
   }
@@ -146,9 +146,9 @@ export class StartForm {
       h('option', { value: modelReference(model), disabled: true }, `${modelTitle(model)}${missingBandsText(model, raster)}`);
     fill(
       this.model,
-      fitting.length ? h('option', { value: AUTO }, t().auto) : h('option', { value: '' }, t().noModel),
-      fitting.length ? h('optgroup', { label: t().fitting }, ...fitting.map(choice)) : null,
-      others.length ? h('optgroup', { label: t().notFitting }, ...others.map(refused)) : null,
+      fitting.length ? h('option', { value: AUTO }, t().automaticModel) : h('option', { value: '' }, t().noModel),
+      fitting.length ? h('optgroup', { label: t().compatible }, ...fitting.map(choice)) : null,
+      others.length ? h('optgroup', { label: t().incompatible }, ...others.map(refused)) : null,
     );
     this.submit.disabled = !fitting.length;
   }
@@ -227,5 +227,5 @@ const modelTitle = (model: Model): string => t().modelOption(model.name, model.v
 
 function missingBandsText(model: Model, raster: Raster): string {
   const bands = missingBands(model, raster);
-  return bands.length ? `: ${t().lacks(bands.join(', '))}` : '';
+  return bands.length ? `: ${t().missingBands(bands.join(', '))}` : '';
 }
