@@ -111,9 +111,9 @@ def test_any_geometry_gives_the_same(unets: dict[int, Model], height: int, width
 def test_the_map_of_a_turned_raster_is_the_map_turned(unets: dict[int, Model], symmetry) -> None:
     """To the last bit, where no padding lies on one side alone."""
     stack = noise(40, 56)
-    turned = tiled(unets[2], symmetry.turned(stack), 28)
+    turned = tiled(unets[2], symmetry.apply(stack), 28)
     mean, spread = tiled(unets[2], stack, 28)
-    assert equal(turned, (symmetry.turned(mean), symmetry.turned(spread)))
+    assert equal(turned, (symmetry.apply(mean), symmetry.apply(spread)))
 
 
 @pytest.mark.slow

@@ -290,7 +290,7 @@ def test_two_processes_cannot_make_one_map(model: Model, stack: Path, tmp_path: 
 import sys
 from pathlib import Path
 from talud.mapping.journal import Journal
-with Journal.opened(Path({str(out)!r}), {{}}):
+with Journal.open(Path({str(out)!r}), {{}}):
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -344,7 +344,7 @@ def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
             found = journal.read(tile)
             assert found is not None
             assert np.array_equal(found.probability, block.probability)
-            assert np.array_equal(found.unmapped, block.blocked)
+            assert np.array_equal(found.unmapped, block.unmapped)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,1 +1,1 @@
-"""From source rasters and inventories to stacks, masks and patches."""
+"""Preparation of data: stacks, masks and patches from rasters and inventories."""

@@ -1,6 +1,6 @@
-"""Band numbers from descriptions, colour interpretation and positions.
+"""Numbers of a raster's bands, by description, colour interpretation or position.
 
-Positions are used only where a file says nothing else of its bands.
+Positions are used only if a file has no other information on its bands.
 """
 
 from __future__ import annotations
@@ -86,16 +86,16 @@ _MAX_POSITIONAL_BANDS = 4  # a file of more bands that are called B1, B2, … ha
 
 
 class MissingBandError(SourceError):
-    """An error for a band that the sources of an area lack."""
+    """Error for a band that the sources of an area lack."""
 
 
 @dataclass(frozen=True)
 class BandNumbers:
-    """The bands taken from a file, and the evidence for them.
+    """Numbers of the bands to read from a file, and the evidence for them.
 
     Attributes:
         numbers: band name → number in the file.
-        words: the same for people, such as "red 3, green 2, blue 1 (by description)".
+        text: numbers and evidence for a reader, such as "red 3, green 2, blue 1 (by description)".
     """
 
     numbers: Mapping[str, int]
@@ -103,20 +103,20 @@ class BandNumbers:
 
     @classmethod
     def of(cls, numbers: Mapping[str, int], evidence: str) -> BandNumbers:
-        """Return numbers with the evidence for them."""
+        """Return band numbers with the evidence for them."""
         return cls(dict(numbers), f"{', '.join(f'{name} {number}' for name, number in numbers.items())} ({evidence})")
 
 
 @dataclass(frozen=True)
 class BandDescriptions:
-    """The description of a raster file's bands.
+    """Information of a raster file on its bands.
 
     Attributes:
-        path: the file, for messages.
-        descriptions: of each band, empty where there is none.
-        colours: the colour interpretation of each band.
-        texts: the file's name, and those tags that may name the satellite.
-        polarisations: the texts that may name the polarisation of a file of one band.
+        path: path of the file, for messages.
+        descriptions: description of each band, empty if there is none.
+        colours: colour interpretation of each band.
+        texts: name of the file, and its tags that may name the satellite.
+        polarisations: texts that may name the polarisation of a file with one band.
     """
 
     path: str
@@ -127,7 +127,7 @@ class BandDescriptions:
 
     @classmethod
     def of(cls, dataset: DatasetReader) -> BandDescriptions:
-        """Return the description of an open raster."""
+        """Return the information of an open raster."""
         tags = {key.upper(): text for key, text in {**dataset.tags(), **dataset.tags(1)}.items()}
         name = Path(dataset.name).stem
         return cls(
@@ -140,15 +140,12 @@ class BandDescriptions:
 
     @property
     def summary(self) -> str:
-        """Return the descriptions for a message."""
+        """Descriptions of the bands, for a message."""
         return ", ".join(text or "(unnamed)" for text in self.descriptions)[:200]
 
 
 def parse_band_name(text: str) -> str | None:
-    """Return the band that a description names in words.
-
-    None where it names none, or several.
-    """
+    """Return the band that a description names; None for none or several."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[VH][VH])", " ", text.strip())
     rest = re.sub(r"[^a-z0-9áéíóú]+", " ", spaced.casefold()).strip()
     found = []
@@ -167,22 +164,29 @@ def find_optical_bands(
     """Find the numbers of optical bands.
 
     Args:
-        file: the image.
-        names: the bands that are wanted.
-        default: positions for files that say nothing of their bands.
-        option: the option or key with which a user gives the numbers, for messages.
+        file: information on the image's bands.
+        names: bands to find.
+        default: positions for files without information on their bands.
+        option: option or key with which a user sets the numbers, for messages.
 
     Raises:
-        MissingBandError: they cannot be found, or the file contradicts the positions.
+        MissingBandError: A band cannot be identified, or the file contradicts the positions.
     """
     advice = f"say which bands they are with {option}, for example red=3,green=2,blue=1"
     return _find_bands(file, _readings(file), names, {}, default, advice)
 
 
 def find_sar_bands(file: BandDescriptions, names: Sequence[str], time: str, default: Mapping[str, int]) -> BandNumbers:
-    """Find the numbers of polarisations.
+    """Find the numbers of polarisations in a SAR scene.
 
-    Arguments and errors are as for `optical`; `time` is pre or post.
+    Args:
+        file: information on the scene's bands.
+        names: polarisations to find.
+        time: "pre" or "post".
+        default: positions for files without information on their bands.
+
+    Raises:
+        MissingBandError: A band cannot be identified, or the file contradicts the positions.
     """
     advice = "say which bands they are with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
     exact = {name: f"{name}_{time}" for name in names}
@@ -209,9 +213,9 @@ def check_given_numbers(file: BandDescriptions, numbers: Mapping[str, int], key:
 
 
 def _readings(file: BandDescriptions) -> dict[str, BandLabels]:
-    """Return the possible readings of an image's bands, by the evidence.
+    """Return the possible meanings of an image's bands, by evidence.
 
-    There are several where a band's number has several meanings.
+    There are several if a band code has a different meaning for each satellite.
     """
     words = [_LETTERS.get(text.lower()) for text in file.descriptions]
     if None in words:
@@ -241,7 +245,7 @@ def _readings(file: BandDescriptions) -> dict[str, BandLabels]:
 
 
 def _named_missions(file: BandDescriptions) -> list[str]:
-    """Return the satellites that the name or the tags of a file name."""
+    """Return the satellites that a file's name or tags state."""
     text = " ".join(file.texts).casefold()
     return [mission for mission, pattern in _MISSION_NAMES.items() if pattern.search(text)]
 
@@ -264,6 +268,7 @@ def _missions(file: BandDescriptions, codes: Sequence[re.Match[str]]) -> Iterabl
 
 
 def _polarisations(file: BandDescriptions) -> BandLabels:
+    """Return the polarisation of each band."""
     labels = [parse_band_name(text) for text in file.descriptions]
     if len(labels) == 1 and labels[0] is None:
         labels = [
@@ -286,7 +291,15 @@ def _find_bands(
 ) -> BandNumbers:
     """Find bands by the only complete reading, or else by position.
 
-    Positions count only where no reading contradicts them.
+    Positions are used only if no reading contradicts them.
+
+    Args:
+        file: information on the file's bands.
+        readings: meanings of the bands, by evidence.
+        names: bands to find.
+        exact: band name → description that identifies the band.
+        default: positions for files without information on their bands.
+        advice: last part of an error message.
     """
     found: dict[str, dict[str, int]] = {}
     for evidence, labels in readings.items():
@@ -323,10 +336,10 @@ def _describe_bands(file: BandDescriptions) -> str:
 
 
 def _band_number(file: BandDescriptions, labels: BandLabels, name: str, exact: str, advice: str) -> int | None:
-    """Return the number of a band by its name, its meaning or a similar name.
+    """Find a band by exact description, by meaning, or by a similar name.
 
     Raises:
-        MissingBandError: several bands are called so.
+        MissingBandError: Several bands match.
     """
     same = [re.sub(r"[\s_-]+", "_", text.casefold()) == exact.casefold() for text in file.descriptions]
     wanted = parse_band_name(name)
@@ -344,9 +357,9 @@ def _band_number(file: BandDescriptions, labels: BandLabels, name: str, exact: s
 def _positions_agree(
     labels: BandLabels, positions: Mapping[str, int], missing: Sequence[str], default: Mapping[str, int]
 ) -> bool:
-    """Check whether missing bands may be taken by position.
+    """Check if missing bands may be taken by position.
 
-    They may where everything known of the file agrees with the positions.
+    All that is known of the file must agree with the positions.
     """
     for place, label in enumerate(labels, start=1):
         if label and default.get(label, place) != place:

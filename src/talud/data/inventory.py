@@ -33,12 +33,12 @@ _WGS84 = CRS.from_epsg(4326)
 
 @dataclass(frozen=True)
 class Misplacement:
-    """The location of polygons that do not touch an area.
+    """Location of polygons that do not touch an area, and its probable cause.
 
     Attributes:
-        words: how far away they lie, and what the reason may be.
-        metres: the distance of the nearest; infinite where they cannot be placed in the area's CRS.
-        mistaken: whether they would touch the area with other coordinates or another CRS than the file states.
+        explanation: distance from the area and probable cause, for a message.
+        metres: distance of the nearest polygon; infinite if none can be located in the area's CRS.
+        wrong_coordinates: whether they would touch the area with swapped coordinates or another CRS than stated.
     """
 
     explanation: str
@@ -47,7 +47,7 @@ class Misplacement:
 
     @property
     def impossible(self) -> bool:
-        """Return whether the polygons cannot belong to an image of the area."""
+        """True if the polygons cannot belong to an image of the area."""
         return self.wrong_coordinates or self.metres > MAX_SWATH_METRES
 
 
@@ -55,7 +55,7 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
     """Check that the coordinates of a file are valid in its CRS.
 
     Raises:
-        SourceError: it has no CRS, a coordinate is NaN or infinite, or degrees are none.
+        SourceError: There is no CRS, or a coordinate is not finite or not a valid longitude or latitude.
     """
     if frame.crs is None:
         raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
@@ -89,16 +89,16 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
 def find_misplacement(
     geometries: NDArray[np.object_], unplaced: int, crs: CRS, extent: Bounds | None, grid: Grid
 ) -> Misplacement | None:
-    """Return the location of polygons that do not touch a grid.
+    """Explain the location of polygons if none touches a grid.
 
-    None where one touches it, or there are no polygons.
+    None if one touches it, or there are no polygons.
 
     Args:
-        geometries: in the CRS of the grid.
-        unplaced: how many cannot be expressed in it.
-        crs: the one of their file.
-        extent: left, bottom, right, top of all of them in that CRS.
-        grid: the area's.
+        geometries: polygons in the CRS of the grid.
+        unplaced: number of polygons that cannot be expressed in that CRS.
+        crs: CRS of the polygons' file.
+        extent: left, bottom, right, top of all polygons in that CRS.
+        grid: grid of the area.
     """
     area = shapely.box(*grid.bounds)
     if shapely.intersects(geometries, area).any() or extent is None or not (len(geometries) or unplaced):
@@ -118,7 +118,7 @@ def find_misplacement(
 
 
 def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
-    """Explain which other coordinates or CRS would move an extent to a grid."""
+    """Return the other coordinates or CRS that would move an extent to a grid."""
     left, bottom, right, top = extent
     if _touches(crs, (bottom, left, top, right), grid):
         return "its x and y are swapped: longitude comes before latitude, east before north; swap them"
@@ -135,7 +135,7 @@ def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
 
 
 def _touches(crs: CRS, extent: Bounds, grid: Grid) -> bool:
-    """Check whether an extent in a CRS touches a grid."""
+    """Check if an extent in a CRS touches a grid."""
     try:
         west, south, east, north = warping.bounds_in(crs, grid)
     except SourceError:
@@ -147,7 +147,7 @@ def _touches(crs: CRS, extent: Bounds, grid: Grid) -> bool:
 def _count_features(geometries: NDArray[np.object_], wrong: NDArray[np.bool_]) -> str:
     """Return the number of features with a wrong coordinate.
 
-    The text is the subject of a sentence.
+    The text is the subject of a sentence, with "has" or "have".
     """
     _, owners = shapely.get_coordinates(geometries, return_index=True)
     count = len(np.unique(owners[wrong]))
@@ -167,15 +167,16 @@ def _crs_name(crs: CRS | pyproj.CRS) -> str:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Valid polygons in the CRS of a grid, with counts of repaired and skipped ones.
+    """Valid polygons in the CRS of a grid, with counts of the others.
 
     Attributes:
         geometries: valid, non-empty polygons and multipolygons, shape (n,).
-        repaired: how many of them were invalid in the file.
-        skipped: how many features held no polygon, or an empty one.
-        unplaced: how many cannot be expressed in the CRS of the grid, since they lie on another side of the Earth.
-        crs: the one of the file.
-        extent: left, bottom, right, top of all polygons in that CRS; None where there are none.
+        repaired: number of these polygons that were invalid in the file.
+        skipped: number of features without a polygon.
+        unplaced: number of polygons that cannot be expressed in the CRS of the grid, such as on another side of the
+            Earth.
+        crs: CRS of the file.
+        extent: left, bottom, right, top of all polygons in that CRS; None if there are none.
     """
 
     geometries: NDArray[np.object_]
@@ -190,14 +191,14 @@ class Polygons:
         """Read the polygons of a GeoPackage, Shapefile or GeoJSON into another CRS.
 
         Args:
-            path: the file; with several layers of polygons, the one called `layer` is read.
-            layer: what the polygons are: inventory, boundary, cloud …
-            crs: the CRS to bring them to.
-            where: which features count, as an OGR SQL where clause.
+            path: path of the file.
+            layer: kind of polygons (inventory, boundary, cloud …); of several polygon layers, the one with this name is
+                read.
+            crs: CRS of the result.
+            where: filter of the features, as an OGR SQL where clause.
 
         Raises:
-            SourceError: the file cannot be read, has no CRS or coordinates that its CRS cannot have, or the clause does
-                not fit it.
+            SourceError: The file cannot be read, has no CRS or invalid coordinates, or the filter does not fit it.
         """
         frame = _read_frame(path, layer, where)
         check_coordinates(path, frame)
@@ -223,16 +224,18 @@ class Polygons:
         return dataclasses.replace(self, geometries=self.geometries[touching])
 
     def find_misplacement(self, grid: Grid) -> Misplacement | None:
-        """Return the polygons' location if none touches the extent of a grid.
+        """Explain the polygons' location if none touches a grid.
 
-        None where one touches it, or there are no polygons.
+        None if one touches it, or there are no polygons.
         """
         return find_misplacement(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 
     def rasterise(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
-        """Return the marked pixels of a grid, (height, width).
+        """Mark the pixels of a grid that polygons cover, (height, width).
 
-        They are all pixels that a polygon touches, or those whose centre it holds.
+        Args:
+            grid: grid of the result.
+            all_touched: whether to mark all pixels that a polygon touches, instead of those whose centre is inside.
         """
         near = self.within(grid).geometries
         if not len(near):
@@ -253,10 +256,10 @@ def _read_frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataF
 
 
 def find_polygon_layer(path: Path, wanted: str) -> str:
-    """Return the layer called `wanted`, or the only one that can hold polygons.
+    """Return the layer called `wanted`, or the only layer of polygons.
 
     Raises:
-        SourceError: there is none, or several; or the file is of a format that is not read.
+        SourceError: There is no such layer, there are several, or the format is not supported.
     """
     check_supported_format(path)
     kinds = ("Poly", "Geometry", "Unknown")
@@ -278,16 +281,16 @@ def find_polygon_layer(path: Path, wanted: str) -> str:
 
 
 def _may_hold_polygons(path: Path, layer: str) -> bool:
-    """Check whether any feature of a layer may hold a polygon."""
+    """Check if any feature of a layer may contain a polygon."""
     kinds = shapely.get_type_id(pyogrio.read_dataframe(path, layer=layer, columns=[]).geometry.to_numpy())
     areal = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON, GeometryType.GEOMETRYCOLLECTION)
     return bool(np.isin(kinds, areal).any())
 
 
 def extract_polygons(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """Return the repaired polygons of a geometry; None where it has none.
+    """Return the repaired polygons of a geometry; None if it has none.
 
-    Each part is repaired by itself, and parts that overlap are united. A ring that runs over ground twice covers it;
+    Each part is repaired by itself, and overlapping parts are united. A ring that covers some ground twice keeps it;
     GEOS's default method would make a hole of such an overlap.
     """
     if geometry is None or shapely.is_empty(geometry):

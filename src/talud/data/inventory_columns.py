@@ -1,4 +1,4 @@
-"""Columns of a corrected inventory that the present inventory can store."""
+"""Attribute columns of a corrected inventory, fitted to the present inventory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ _MAX_SHAPEFILE_TEXT_BYTES = 254  # bytes of a text, at most
 
 
 def read_frame(path: Path, layer: str) -> pandas.DataFrame:
-    """Return the features of a layer, indexed by their numbers (fid).
+    """Read the features of a layer, indexed by their numbers (fid).
 
-    An attribute called `geometry` becomes `geometry_2`.
-
-    Values that are lists or objects become JSON, so that every format can hold them; whole numbers and truth values
-    are of kinds in which some may be missing.
+    Lists and objects become JSON, so that every format can store them. Integers and booleans get types that allow
+    missing values. An attribute called `geometry` becomes `geometry_2`.
     """
     frame: pandas.DataFrame = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True)
     fields = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
@@ -46,9 +44,9 @@ def read_frame(path: Path, layer: str) -> pandas.DataFrame:
 
 
 def key_and_geometry_options(path: Path) -> dict[str, str]:
-    """Return the names of a GeoPackage layer's key and geometry columns.
+    """Return the key and geometry columns of a GeoPackage layer.
 
-    They are creation options of OGR.
+    They are returned as creation options of OGR.
     """
     with open_vector(path) as whole:
         info = pyogrio.read_info(whole, layer=find_polygon_layer(path, "inventory"))
@@ -58,20 +56,23 @@ def key_and_geometry_options(path: Path) -> dict[str, str]:
 def fit_columns(
     path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame, suffix: str, reserved: Collection[str]
 ) -> tuple[geopandas.GeoDataFrame, dict[str, str]]:
-    """Return features that the present inventory can store, and renamed columns.
+    """Fit features to the columns that the present inventory can store.
 
-    A name that differs in case only from one of the inventory's is taken as that; one that the format keeps for itself,
-    or whose values are of another kind than those of the inventory's column, gets a number.
+    A name that differs only in case from one of the inventory's is treated as equal. A name that the format reserves,
+    or whose values do not fit the type of the inventory's column, gets a number.
 
     Args:
-        path: of the corrected features, for errors.
-        frame: them.
-        current: the features of the present inventory.
-        suffix: of its file, which says the format.
-        reserved: names that its layer keeps for the numbers and the geometries of features.
+        path: path of the corrected features, for errors.
+        frame: corrected features.
+        current: features of the present inventory.
+        suffix: suffix of the present inventory's file, which determines the format.
+        reserved: names that its layer reserves for keys and geometries.
+
+    Returns:
+        The features, and the renamed columns: old name → new name.
 
     Raises:
-        SourceError: a text is longer than a Shapefile's column can hold.
+        SourceError: A text is longer than a Shapefile column allows.
     """
     longest = _MAX_SHAPEFILE_NAME_LENGTH if suffix == ".shp" else None
     exact = suffix not in (".shp", ".gpkg")  # names of GeoJSON that differ in case only are two
@@ -105,7 +106,7 @@ def fit_columns(
 
 
 def _convert_like(values: pandas.Series, like: pandas.Series) -> pandas.Series | None:
-    """Convert values to the type of another column; None where that fails."""
+    """Convert values to the type of another column; None if that fails."""
     try:
         return values.astype(like.dtype)
     except (ValueError, TypeError):
@@ -125,7 +126,7 @@ def _numbered_name(name: str, number: int, longest: int | None) -> str:
 
 
 def _to_plain_value(value: object) -> object:
-    """Return a list or an object as JSON, and other values unchanged."""
+    """Return lists and objects as JSON, bytes as hexadecimal text."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, bytes):

@@ -1,8 +1,8 @@
-"""An area's inventory, replaced by one that somebody has corrected.
+"""Replacement of an area's inventory by a corrected one.
 
-The corrected inventory holds all landslides of the area. They take the place of the features that count there: those
-that touch the area's grid and match its `inventory_filter`. What else the file holds stays, for another area may share
-it.
+The corrected inventory contains all landslides of the area. They replace the features that count there: those that
+touch the area's grid and match its `inventory_filter`. All other features in the file are kept, since another area may
+use them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SHAPEFILE_INDEX_SUFFIXES = (".qix", ".sbn", ".sbx")  # of a Shapefile's polygon
 
 @dataclass(frozen=True)
 class PolygonTotals:
-    """A number of polygons and their area in m².
+    """Number of polygons and their area in m².
 
     For changed polygons the area is the increase, which may be negative.
     """
@@ -61,18 +61,18 @@ class Revision:
     """Result of a correction.
 
     Attributes:
-        path: of the inventory.
-        before: its polygons that counted in the area.
-        after: those that count now.
-        added: those that overlap none of before.
-        removed: those of before that overlap none of now.
-        changed: those that overlap one of before; of several, the one that they share most with.
-        unchanged: those whose outline stays.
-        mended: numbers (fid) of the corrected features that were no valid polygons, and are now.
-        outside: how many corrected polygons lie outside the area's grid, and were left aside.
-        filtered: how many the area's inventory_filter leaves out, likewise.
-        renamed: names of columns that the inventory cannot hold, and those under which their values are kept.
-        written: whether the file was replaced. Not, where nothing has changed, attributes included.
+        path: path of the inventory.
+        before: polygons that counted in the area before.
+        after: polygons that count now.
+        added: new polygons that overlap no old one.
+        removed: old polygons that overlap no new one.
+        changed: new polygons that are paired with an old one they overlap, and have another outline.
+        unchanged: polygons with the same outline.
+        repaired: numbers (fid) of corrected features whose polygons were invalid and have been repaired.
+        outside: number of corrected polygons outside the area's grid, which are ignored.
+        filtered: number of corrected features that the area's inventory_filter excludes, which are ignored.
+        renamed: columns that the inventory cannot store under their name: old name → new name.
+        written: whether the file was replaced; false if neither outlines nor attributes have changed.
     """
 
     path: Path
@@ -92,22 +92,20 @@ class Revision:
 def revise_inventory(project: Project, name: str, edits: Path) -> Revision:
     """Replace the inventory of an area by a corrected one.
 
-    After an error the present one is unchanged.
-
-    The file keeps its name, format, layer, CRS and other layers. It is replaced and never written into, since DVC may
-    have made it a link into its cache. Where an outline stays, so do those attributes that the correction does not
-    state.
+    After an error the present one is unchanged. The file keeps its name, format, layer, CRS and other layers. It is
+    replaced, never modified in place, since DVC may have made it a link into its cache. Features with the same outline
+    keep the attributes that the correction does not state.
 
     Args:
         project: the project.
-        name: of the area.
-        edits: a vector file of all landslides of the area.
+        name: name of the area.
+        edits: path of a vector file with all landslides of the area.
 
     Raises:
-        ParamsError: there is no such area.
-        SourceError: the area has no inventory; a source of it is missing; or the corrected one cannot be read, has no
-            CRS, lies elsewhere, or holds what is no polygon and cannot be mended.
-        OutputError: the inventory cannot be written, or another program has it open.
+        ParamsError: The area is unknown.
+        SourceError: The area has no inventory; a source is missing; or the corrected file cannot be read, has no CRS,
+            is in another place, or contains a feature without a polygon that can be repaired.
+        OutputError: The inventory cannot be written, or another program has it open.
     """
     area = project.params.area(name)
     path = _inventory(project, name, area)
@@ -147,9 +145,9 @@ def _inventory(project: Project, name: str, area: Area) -> Path:
 
 
 def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArray[np.bool_]]:
-    """Read all features by fid, and which of them count.
+    """Read all features by fid, and mark those that count.
 
-    Geometries are flat; whole numbers allow missing values.
+    Geometries are two-dimensional; integers allow missing values.
     """
     with _reading(path, where) as whole:
         layer = find_polygon_layer(path, "inventory")
@@ -168,7 +166,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
 
 @contextmanager
 def _reading(path: Path, where: str | None) -> Iterator[Path]:
-    """Open a vector file and report errors of OGR as faults of `path`."""
+    """Open a vector file, and report errors of OGR as errors of `path`."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     clause = f" with the area's inventory_filter {where!r}" if where else ""
@@ -179,10 +177,10 @@ def _reading(path: Path, where: str | None) -> Iterator[Path]:
 
 
 def _repair(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
-    """Return the features as valid polygons, and the numbers of those that were invalid.
+    """Return the features as valid polygons, and the numbers of repaired ones.
 
     Raises:
-        SourceError: one holds anything else, or mending would change its area by more than `AREA_TOLERANCE`.
+        SourceError: A feature is not a polygon, or repairing it would change its area by more than `MAX_AREA_CHANGE`.
     """
     raw = frame.geometry.to_numpy()
     areal = np.isin(shapely.get_type_id(raw), (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
@@ -218,7 +216,7 @@ def _refuse_features(path: Path, numbers: Sequence[int], why: str) -> None:
 
 
 def _project_polygons(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
-    """Return valid polygons in the CRS of a grid, None where there is none."""
+    """Return valid polygons in the CRS of a grid; None for other features."""
     valid = geopandas.GeoSeries([extract_polygons(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
     moved: NDArray[np.object_] = valid.to_crs(grid.crs.to_wkt()).to_numpy()
     return moved
@@ -239,7 +237,7 @@ class _Pairs:
 
 
 def _pair_polygons(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
-    """Pair polygons one to one, in order of their intersection over union."""
+    """Pair polygons one to one, by decreasing intersection over union."""
     found, its = shapely.STRtree(old).query(new, predicate="intersects")
     common = shapely.area(shapely.intersection(new[found], old[its]))
     share = common / (shapely.area(new[found]) + shapely.area(old[its]) - common)
@@ -262,9 +260,9 @@ def _pair_polygons(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs
 def _carry_attributes_over(
     old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs
 ) -> geopandas.GeoDataFrame:
-    """Return the corrected features, with attributes carried over.
+    """Return the corrected features with attributes of unchanged ones.
 
-    Where an outline is unchanged, the old feature keeps what the correction does not state.
+    Features with the same outline keep the attributes that the correction does not state.
     """
     carried = old.iloc[pairs.old[pairs.same]].set_axis(pairs.new[pairs.same])
     joined = new.copy()
@@ -278,7 +276,7 @@ def _carry_attributes_over(
 def _join_features(
     kept: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame
 ) -> geopandas.GeoDataFrame:
-    """Join the features that stay and those of the correction.
+    """Join the kept features and those of the correction.
 
     The columns of the present inventory come first.
     """
@@ -304,7 +302,7 @@ def _replace(
     """Replace an inventory's features; return whether they were different.
 
     Raises:
-        OutputError: it cannot be written, another program has it open, or it has another fingerprint than `known`.
+        OutputError: The file cannot be written, another program has it open, or its fingerprint is not `known`.
     """
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         made = Path(folder) / f"{path.stem}{path.suffix.lower()}"
@@ -338,7 +336,7 @@ def _sibling(path: Path, suffix: str) -> Path:
 
 
 def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
-    """Write features in the format, layer and geometry type of the inventory at `path`.
+    """Write features like the inventory at `path`: format, layer, geometry type.
 
     Its other layers are kept.
     """
@@ -362,7 +360,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
 
 
 def _count_equal_features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
-    """Count equal features: outlines with their attributes."""
+    """Count equal features, by outline and attributes."""
     names = sorted(frame.columns.drop("geometry"))
     shapes = shapely.to_wkb(shapely.normalize([_single_part(each) for each in frame.geometry]))
     rows = zip(*(frame[name] for name in names), strict=True) if names else [()] * len(frame)
@@ -371,7 +369,7 @@ def _count_equal_features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object
 
 
 def _single_part(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """Return the only part of a multipolygon, or the geometry itself."""
+    """Return the only part of a multipolygon, or else the geometry itself."""
     parts = shapely.get_parts(geometry)
     return parts[0] if len(parts) == 1 else geometry
 
@@ -379,7 +377,7 @@ def _single_part(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
 def _total(
     old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs, grid: Grid
 ) -> tuple[PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals]:
-    """Return the tallies before, after, added, removed, changed and unchanged."""
+    """Return the totals before, after, added, removed, changed and unchanged."""
     metre = float(grid.crs.linear_units_factor[1])
     was, now = (shapely.area(_project_polygons(frame, grid)) * metre**2 for frame in (old, new))
     removed, added = np.ones(len(was), bool), np.ones(len(now), bool)

@@ -22,7 +22,7 @@ _COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG)
 
 
 def mask_layout(stack_tags: Mapping[str, str]) -> Layout:
-    """Return the layout of the mask of a stack with these tags."""
+    """Return the layout of the mask that belongs to a stack with these tags."""
     tags = {key: stack_tags[key] for key in _COPIED_TAGS if key in stack_tags}
     return Layout("uint8", UNKNOWN, ("landslide",), (), tags, CLASS_COLOURS, "mode")
 
@@ -44,17 +44,18 @@ class KnownPixels:
 
 
 def check_both_classes(known: KnownPixels, subject: str, role: str) -> None:
-    """Check that a mask holds both classes.
+    """Check that a mask contains both classes.
 
-    A missing background is an error in an area that trains or decides, and a warning in one of role transfer.
+    A mask without background is an error in an area for training, validation or the gate, and a warning in one of role
+    transfer. A mask without landslides is a warning.
 
     Args:
-        known: the counts.
+        known: counts of the mask's known pixels.
         subject: the mask or masks, as the subject of an error message.
-        role: of the area.
+        role: role of the area.
 
     Raises:
-        SourceError: no background is known in an area that trains or decides.
+        SourceError: No pixel is known to be background, and the role is not transfer.
     """
     if not known.background and known.landslide:
         said = (
@@ -79,14 +80,13 @@ _EXPECTED = "a mask is 0 or 1, or 0 or 255 (white), and nodata where the truth i
 
 
 def read_classes(path: Path) -> NDArray[np.uint8]:
-    """Return the classes of a mask in a raster file, (height, width).
+    """Read the classes of a mask from a raster file, (height, width).
 
-    1 is landslide, 0 background and 255 unknown.
-
-    A palette counts by its colours, so that the image means what a viewer shows of it.
+    The classes are 1 landslide, 0 background and 255 unknown. A palette is evaluated by its colours, so that the
+    classes are those that a viewer shows.
 
     Raises:
-        SourceError: the file cannot be read, or is no mask.
+        SourceError: The file cannot be read, or is not a mask.
     """
     with sources.open_source(path) as raster, translate_read_errors(path):
         planes = raster.read(list(range(1, max(sources.count_bands_without_alpha(raster), 1) + 1)))
@@ -107,10 +107,13 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
 def classify_values(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the classes of grey levels or class numbers.
 
-    Pixels where `known` is false are unknown.
+    Args:
+        path: path of the mask, for errors.
+        values: values of the mask.
+        known: pixels that are not nodata; the others are unknown.
 
     Raises:
-        SourceError: they are no mask's.
+        SourceError: The values are not those of a mask.
     """
     for background, landslide in _GREY_LEVELS:
         if np.isin(values[known], (background, landslide)).all():
@@ -138,10 +141,7 @@ def _classes(landslide: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[
 
 
 def _palette(raster: DatasetReader) -> NDArray[np.intp] | None:
-    """Return a raster's palette by number: red, green, blue and alpha.
-
-    None where it has no palette.
-    """
+    """Return a raster's palette as an array of RGBA by number, or None."""
     try:
         entries = raster.colormap(1)
     except ValueError:  # rasterio's way to say that there is none

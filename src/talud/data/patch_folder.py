@@ -1,7 +1,7 @@
 """Folders of square images and their masks, such as those of a benchmark.
 
-Images and masks are PNG, TIFF, or HDF5 as Landslide4Sense has it (keys `img`, rows × columns × channels, and `mask`).
-They belong together by their names: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
+Images and masks are PNG, TIFF, or HDF5 in the layout of Landslide4Sense (keys `img`, rows × columns × channels, and
+`mask`). They are paired by name: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class ImageMaskPair:
     """An image and its mask, which may be missing.
 
     Attributes:
-        name: what both names have in common: the stem, without `image_`, `img_` or `mask_` before it.
+        name: common part of both names: the stem, without `image_`, `img_` or `mask_`.
+        image: path of the image.
+        mask: path of the mask; None if there is none.
     """
 
     name: str
@@ -53,13 +55,13 @@ class ImageMaskPair:
 
 @dataclass(frozen=True)
 class PatchFolder:
-    """The patches of a folder, in the order of their numbers, all of one side.
+    """Patches of a folder, ordered by number, all of the same size.
 
     Attributes:
-        pairs: at least one.
-        data: which channel of an image is which band, and the size of a pixel.
-        side: of a patch in pixels.
-        index: the table that chose the patches, if one did.
+        pairs: images and masks; at least one pair.
+        data: bands of the images' channels, and size of a pixel.
+        side: side of a patch in pixels.
+        index: path of the table that selects the patches, if there is one.
     """
 
     pairs: tuple[ImageMaskPair, ...]
@@ -69,14 +71,16 @@ class PatchFolder:
 
     @classmethod
     def find(cls, folder: Path, data: PatchData) -> PatchFolder:
-        """Find the patches, and check that their images are equal squares with all bands.
+        """Find the patches of a folder, and check that they fit together.
+
+        All images must be squares of one size with all bands.
 
         Args:
-            folder: below which images, masks and index lie.
-            data: where; which are chosen; which channel is which band.
+            folder: folder that contains images, masks and index.
+            data: locations within the folder, filter of the index, and channel numbers of the bands.
 
         Raises:
-            SourceError: something is missing, cannot be read, or does not fit together.
+            SourceError: A file is missing, cannot be read, or does not fit the others.
         """
         if not folder.is_dir():
             raise SourceError(f"{folder}: no such folder; bring the patches there (dvc pull, for those under version)")
@@ -98,17 +102,17 @@ class PatchFolder:
 
     @property
     def unit(self) -> str:
-        """The unit of the values: ratios in HDF5 files, numbers of its own in an image."""
+        """Unit of the values: 1 (ratios) in HDF5 files, DN in images."""
         return "1" if self.pairs[0].image.suffix.lower() in _HDF5_SUFFIXES else "DN"
 
     @property
     def labelled_count(self) -> int:
-        """The number of patches with a mask."""
+        """Number of patches with a mask."""
         return sum(pair.mask is not None for pair in self.pairs)
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Return the MD5s of all images, of all masks and of the index."""
+        """MD5s of all images, of all masks and of the index."""
         found = {"images": _digest(pair.image for pair in self.pairs)}
         if self.labelled_count:
             found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
@@ -116,7 +120,7 @@ class PatchFolder:
 
     @property
     def files(self) -> list[Path]:
-        """Return the paths of all images and masks, and of the index."""
+        """Paths of all images and masks, and of the index."""
         found = [path for pair in self.pairs for path in (pair.image, pair.mask) if path]
         return found + ([self.index] if self.index else [])
 
@@ -124,11 +128,12 @@ class PatchFolder:
         """Read a patch and its mask.
 
         Returns:
-            The bands in the order of `data.bands`, float32 (bands, side, side), NaN where one of them is invalid; and
-            uint8 (side, side): 1 landslide, 0 background, 255 unknown, as all is where there is no mask.
+            The bands in the order of `data.bands`, float32 (bands, side, side), NaN where any of them is invalid; and
+                the mask, uint8 (side, side): 1 landslide, 0 background, 255 unknown. Without a mask file all pixels are
+                unknown.
 
         Raises:
-            SourceError: a file cannot be read, or a mask is no mask, or of another size.
+            SourceError: A file cannot be read or has another size, or the mask is not a mask.
         """
         image = _read_image(pair.image, list(self.data.bands.values()), self.side)
         if pair.mask is None:
@@ -163,7 +168,7 @@ def _sort_key(name: str) -> tuple[list[str | int], str]:
 
 
 def _names_in_index(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
-    """Return the names in the first column of a table's chosen rows."""
+    """Return the names in the first column of a table's selected rows."""
     clause = f" with the filter {where!r}" if where else ""
     with open_vector(index, f" as a table{clause}") as whole:
         table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
@@ -186,12 +191,12 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchData:
-    """Return the options with bands numbered by the images' descriptions.
+    """Set the channel numbers of bands by the images' descriptions.
 
-    Numbers that the user gives are left as they are.
+    Numbers that the user gives are kept.
 
     Raises:
-        SourceError: the images do not say which band is which, or are described differently.
+        SourceError: The images do not describe their bands, or in different ways.
     """
     first = pairs[0].image
     if "bands" in data.model_fields_set or first.suffix.lower() in _HDF5_SUFFIXES:
@@ -215,7 +220,7 @@ def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchDat
 
 
 def _common_side(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> int:
-    """Return the side of all images."""
+    """Return the side of all images after comparing them."""
     first, side = pairs[0].image, 0
     for pair in pairs:
         if (pair.image.suffix.lower() in _HDF5_SUFFIXES) != (first.suffix.lower() in _HDF5_SUFFIXES):
@@ -284,7 +289,7 @@ def _open_hdf5(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
     """Open the numeric data set of an HDF5 file with a key and number of dimensions.
 
     Raises:
-        SourceError: it cannot be read, or holds no such numbers.
+        SourceError: The file cannot be read, or has no such data set.
     """
     try:
         import h5py

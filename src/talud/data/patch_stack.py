@@ -1,8 +1,8 @@
-"""Stack of an area of patches, which lie side by side in the order of their numbers.
+"""Stack of an area of patches, placed side by side in numerical order.
 
-So they go the way of every other area: data version, split, study, maps, scores, gate, report. What lies beside a patch
-there is not what lies beside it on the ground, so the tag `TALUD_PATCH` says its side: no block, no tile and no polygon
-of theirs reaches across its border.
+With a stack, patches are processed like any other area: data version, split, study, maps, scores, gate, report.
+Neighbouring patches in the stack are not neighbours on the ground, so the tag `TALUD_PATCH` states their side: no
+block, tile or polygon crosses the border of a patch.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ _MAX_ASPECT_RATIO = 1.25  # most that a side of the whole may differ from that o
 
 
 def build_patch_stack(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
-    """Make stack, mask and record of an area of patches; after an error, none.
+    """Make stack, mask and record of an area of patches.
+
+    After an error, none of them is written.
 
     Args:
         project: the project.
-        area: the name of one of its areas, which has `patches`.
-        progress: told, after each patch, how many are done and how many there are.
+        area: name of an area that has `patches`.
+        progress: callback that receives the number of finished patches and that of all patches.
 
     Raises:
-        SourceError: images or masks are missing, cannot be read, or do not fit together; a band set needs a band that
+        SourceError: Images or masks are missing, cannot be read or do not fit together; a band set needs a band that
             they lack; or an area that needs landslides has none.
-        OutputError: the files cannot be written.
+        OutputError: The files cannot be written.
     """
     described = project.params.area(area)
     assert described.patches is not None
@@ -75,7 +77,7 @@ def build_patch_stack(project: Project, area: str, progress: Progress | None = N
 def rows_and_columns(count: int) -> tuple[int, int]:
     """Return rows and columns for a number of patches.
 
-    They form about a square with as few empty cells as possible.
+    The layout is close to a square, with as few empty cells as possible.
     """
     root = math.sqrt(count)
     widths = range(max(math.floor(root / _MAX_ASPECT_RATIO), 1), math.ceil(root * _MAX_ASPECT_RATIO) + 1)
@@ -84,6 +86,7 @@ def rows_and_columns(count: int) -> tuple[int, int]:
 
 
 def _check_band_sets(project: Project, area: str, folder: PatchFolder) -> None:
+    """Check that the patches have all bands of the band sets."""
     for band_set, bands in project.params.band_sets.items():
         for name in bands:
             if name not in folder.data.bands:
@@ -110,7 +113,7 @@ def _write(
 ) -> KnownPixels | None:
     """Write stack and mask patch by patch; return the known pixels.
 
-    None where no patch has a mask.
+    None if no patch has a mask.
     """
     rows, columns = rows_and_columns(len(folder.pairs))
     side, size, bands = folder.side, folder.data.pixel_size, tuple(folder.data.bands)

@@ -1,7 +1,7 @@
-"""Spatial split of training areas into blocks, and the patches inside them.
+"""Spatial split of training areas into blocks, and patches within them.
 
-Landslides cluster, and neighbouring pixels look alike. So whole blocks, not pixels or patches, go to training,
-validation or test, and no patch reaches across a block's border.
+Landslides cluster, and neighbouring pixels are similar. Therefore whole blocks, not pixels or patches, are assigned to
+training, validation or test, and no patch crosses the border of a block.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPLIT_PARTS: tuple[SplitPart, ...] = ("training", "validation", "test")
 
 @dataclass(frozen=True)
 class Block:
-    """A square of an area without its buffer, and its part of the data."""
+    """Square of an area without its buffer, and its part of the split."""
 
     window: Window
     part: SplitPart
@@ -39,12 +39,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Patches:
-    """Samples for the network.
+    """Training samples for the network.
 
     Attributes:
-        stack: float32 (patches, height, width, bands), physical units, NaN where a band is invalid.
-        mask: uint8 (patches, height, width): 1 landslide, 0 background, 255 where the truth is unknown or some band is
-            invalid, since nothing is mapped there.
+        stack: bands, float32 (patches, height, width, bands), in physical units, NaN where a band is invalid.
+        mask: classes, uint8 (patches, height, width): 1 landslide, 0 background, 255 where the class is unknown or a
+            band is invalid, since such pixels are not mapped.
     """
 
     stack: NDArray[np.float32]
@@ -55,34 +55,34 @@ class Patches:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Patches]) -> Patches:
-        """Return the patches of several areas, one after the other."""
+        """Concatenate the patches of several areas."""
         return cls(np.concatenate([part.stack for part in parts]), np.concatenate([part.mask for part in parts]))
 
     @property
     def landslide_pixels(self) -> int:
-        """The number of landslide pixels; those of overlapping patches count more than once."""
+        """Number of landslide pixels, counted once per patch."""
         return int(np.count_nonzero(self.mask == LANDSLIDE))
 
 
 def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
-    """Deal the blocks of an area to the three parts, the same way for the same seed.
+    """Assign the blocks of an area to training, validation and test.
 
-    The blocks of a patch stack are its patches. Those of neighbouring numbers may overlap on the ground, so they are
-    dealt by runs: the first ones are for training, the next for validation, the last for test.
+    The result depends only on mask, options and seed. The blocks of rasters are sorted by landslide share and assigned
+    in that order, so that each part gets its share of blocks with many landslides, with few, and with none. The blocks
+    of a patch stack are its patches; patches with consecutive numbers may overlap on the ground, so the first ones are
+    for training, the next for validation, the last for test.
 
-    Blocks that hold no known pixel, or too small for a patch at the raster's edge, belong to no part. Those of
-    rasters are sorted by their landslide share and dealt out along that order, so that each part gets its share of
-    blocks with many landslides, with few, and with none.
+    Blocks without a known pixel, or too small for a patch at the raster's edge, belong to no part.
 
     Args:
-        mask: 1 landslide, 0 background, 255 unknown.
-        options: the side and the guard of the blocks, and the shares of the parts.
-        seed: decides between blocks of about the same landslide share; of a patch stack nothing.
+        mask: path of the mask: 1 landslide, 0 background, 255 unknown.
+        options: side and buffer of the blocks, and shares of the parts.
+        seed: seed for the order of blocks with similar landslide share; not used for a patch stack.
 
     Raises:
-        StudyError: no background is known; fewer than three blocks hold landslides, or a run of patches holds none, so
-            that some part would hold none; or patches cannot be cut into those that are asked for.
-        SourceError: the mask cannot be read.
+        StudyError: No pixel is background, some part would have no landslides, or the patches cannot be divided into
+            smaller ones of the requested side.
+        SourceError: The mask cannot be read.
     """
     windows, counts, shares, runs = _usable_blocks(mask, options)
     with_landslides = [index for index, count in enumerate(counts) if count]
@@ -108,8 +108,8 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
 def patch_windows(block: Block, options: SplitOptions) -> list[Window]:
     """Return the windows of a block's patches.
 
-    Training patches follow each other by the stride; those of validation and test lie side by side. Where a block's
-    side is no multiple of that step, the last patch moves back to the block's border.
+    Training patches are placed at the stride; those of validation and test side by side. If a block's side is not a
+    multiple of that step, the last patch is moved back to the block's border.
     """
     step = options.stride if block.part == "training" else options.patch
     window = block.window
@@ -129,25 +129,25 @@ def read_patches(
     seed: int,
     optional: Collection[Group] = (),
 ) -> Patches:
-    """Cut the patches of blocks, all of one part.
+    """Read the patches of blocks that belong to one part of the split.
 
-    Patches without a pixel that is both known and valid are dropped. Of training patches without a landslide, as many
-    are drawn as `options.empty_share` allows. In validation and test, each pixel of a block counts once: where
-    patches overlap, all but the first have 255 there.
+    Patches without a pixel that is both known and valid are dropped. Of training patches without a landslide, a random
+    sample is kept, as large as `options.empty_share` allows. In validation and test, each pixel of a block counts once:
+    where patches overlap, all but the first are 255.
 
     Args:
-        stack: float32 raster whose band descriptions are their names; NaN = invalid.
-        mask: uint8 raster on the same grid: 1 landslide, 0 background, 255 unknown.
-        bands: names of bands that the stack holds, in the order of the result's last axis.
-        blocks: the blocks of one part of the area.
-        options: the size and stride of patches, and the share of empty ones.
-        seed: decides which empty patches are drawn.
-        optional: groups that the network learns to do without: the truth stays known where they are invalid and another
-            group is not, and all bands of a group are NaN where one is.
+        stack: path of the float32 raster whose band descriptions are the band names; NaN where invalid.
+        mask: path of the uint8 raster on the same grid: 1 landslide, 0 background, 255 unknown.
+        bands: names of the bands to read, in the order of the result's last axis.
+        blocks: blocks of one part of the area.
+        options: side and stride of patches, and share of empty ones.
+        seed: seed for the sample of empty patches.
+        optional: groups that the network learns to do without. The class stays known where they are invalid and another
+            group is valid, and all bands of a group are NaN where one of them is.
 
     Raises:
-        StudyError: stack and mask differ in grid.
-        SourceError: a raster cannot be read.
+        StudyError: Stack and mask have different grids.
+        SourceError: A raster cannot be read.
     """
     kept = []
     stacks, masks = [], []
@@ -183,15 +183,17 @@ def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
     In a patch stack it is the side of a patch.
 
     Raises:
-        SourceError: the raster's tag says what cannot be.
+        SourceError: The raster's patch tag is not valid.
     """
     return patch_side(dataset) or options.block
 
 
 def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float], bool]:
-    """Return the usable blocks of an area, and whether they are patches of a patch stack.
+    """Return the usable blocks of an area, row by row.
 
-    Row by row: their windows; how many landslide pixels each holds; their share of the known ones.
+    Returns:
+        The windows of the blocks; the number of landslide pixels of each; their share of the known pixels; and whether
+            the blocks are patches of a patch stack.
     """
     windows: list[Window] = []
     counts: list[int] = []
@@ -219,7 +221,7 @@ def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], lis
 
 
 def _split_in_order(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
-    """Deal the first blocks to training, the next to validation, the last to test."""
+    """Assign the first blocks to training, the next to validation, the last to test."""
     number = len(windows)
     ends = {
         "training": round(number * (1 - options.validation - options.test)),
@@ -241,9 +243,9 @@ def _split_in_order(mask: Path, windows: list[Window], counts: list[int], option
 
 
 def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> list[int]:
-    """Shuffle runs of neighbours in rank.
+    """Shuffle blocks among those of similar rank.
 
-    Each run is long enough to hold a block of the smallest part.
+    Each group is long enough to contain a block of the smallest part.
     """
     length = max(len(SPLIT_PARTS), math.ceil(1 / min(options.validation, options.test)))
     generator = np.random.default_rng(seed)
@@ -277,7 +279,7 @@ def _read_block(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Read a block's pixels (height, width, bands) and its mask (height, width).
 
-    The mask is 255 where too few bands are valid.
+    The mask is 255 where the valid bands are not sufficient.
     """
     numbers = [stack.descriptions.index(name) + 1 for name in bands]
     pixels = np.moveaxis(stack.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
@@ -314,7 +316,7 @@ def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) ->
 def _drop_empty_patches(
     kept: list[tuple[int, int, bool]], empty_share: float, seed: int
 ) -> list[tuple[int, int, bool]]:
-    """Draw patches without a landslide, at most `empty_share` of all."""
+    """Keep a sample of the patches without a landslide, at most `empty_share` of all."""
     empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
     full = len(kept) - len(empty)
     slack = 1e-9  # 2 × 0.6 / 0.4 must be 3

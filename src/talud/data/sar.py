@@ -1,4 +1,4 @@
-"""SAR backscatter: its units, and speckle."""
+"""SAR backscatter: units and speckle filter."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ Backscatter = NDArray[np.floating]
 
 
 def to_power(values: Backscatter, unit: SarUnit) -> Backscatter:
-    """Convert backscatter to power, NaN where it is not positive.
+    """Convert backscatter to power; NaN where it is not positive.
 
-    Power is the square of amplitude; no echo is no measurement.
+    Power is the square of amplitude; zero backscatter counts as no measurement.
     """
     if unit == "db":
         return np.power(10.0, values / 10)
@@ -60,7 +60,7 @@ def to_power(values: Backscatter, unit: SarUnit) -> Backscatter:
 def from_power(power: Backscatter, unit: SarUnit) -> Backscatter:
     """Convert power, above 0 or NaN, to another unit.
 
-    Amplitude is its root, decibels are 10 log₁₀ of it.
+    Amplitude is its square root, decibels are 10 log₁₀ of it.
     """
     if unit == "db":
         decibels: Backscatter = 10 * np.log10(power)
@@ -69,14 +69,16 @@ def from_power(power: Backscatter, unit: SarUnit) -> Backscatter:
 
 
 def lee_filter(power: Backscatter, window: int) -> Backscatter:
-    """Apply Lee's speckle filter to power (height, width) over windows of `window` pixels.
+    """Apply Lee's speckle filter to power, ignoring NaN pixels.
 
-    NaN pixels take no part.
+    The estimate is m + k (z − m), with m the mean of the window and k the share of its variance that is not speckle, (1
+    − Cu² / Ci²) / (1 + Cu²), between 0 and 1; Ci = standard deviation / m, Cu² = 1 / 4.4 (the equivalent number of
+    looks of Sentinel-1 GRD). J. S. Lee, Digital image enhancement and noise filtering by use of local statistics, IEEE
+    Transactions on Pattern Analysis and Machine Intelligence 2 (1980) 165-168.
 
-    The estimate is m + k (z − m), with m the mean of the window and k the share of its variance that is not speckle,
-    (1 − Cu² / Ci²) / (1 + Cu²), between 0 and 1; Ci = standard deviation / m, Cu² = 1 / 4.4 (the equivalent number of
-    looks of Sentinel-1 GRD). J. S. Lee, Digital image enhancement and noise filtering by use of local statistics,
-    IEEE Transactions on Pattern Analysis and Machine Intelligence 2 (1980) 165-168.
+    Args:
+        power: power (height, width), NaN where invalid.
+        window: side of the filter's window in pixels.
     """
     valid = np.isfinite(power)
     values = np.where(valid, power, 0.0).astype(np.float64)
@@ -93,12 +95,12 @@ def lee_filter(power: Backscatter, window: int) -> Backscatter:
 
 
 def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | None:
-    """Return the unit that a file states for a band, and the place of it.
+    """Return the unit that a file states for a band, and where it states it.
 
-    The place is the band's unit, a tag or its description.
+    That is the band's unit, a tag or the description of the band. None if there is no unit.
 
     Raises:
-        SourceError: it states two.
+        SourceError: The file states two units.
     """
     tags = {**dataset.tags(), **dataset.tags(index)}
     texts = {"band unit": dataset.units[index - 1], **{f"tag {name}": tags.get(name) for name in _UNIT_TAGS}}
@@ -121,7 +123,7 @@ def _scene_unit(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit |
     The unit that the user gives and the one in the file must agree, and fit the values.
 
     Raises:
-        SourceError: they contradict each other, or there is neither.
+        SourceError: They contradict each other, or both are missing.
     """
     stated = [one for one in (stated_unit(dataset, index) for index in indexes) if one]
     for found, place in stated:
@@ -167,20 +169,20 @@ def sar_layer(
     stack_unit: SarUnit,
     lee_window: int,
 ) -> SourceLayer:
-    """Return the layer of polarisations of a scene.
+    """Return the layer of a scene's polarisations.
 
-    It is resampled as power and ends in `stack_unit`.
+    The values are resampled as power, then converted to `stack_unit`.
 
     Args:
-        dataset: a terrain-corrected scene.
+        dataset: terrain-corrected scene.
         numbers: polarisation → band number.
-        time: before or after the event.
-        unit: of the scene, or None for what the file states.
-        stack_unit: of the bands in the stack.
-        lee_window: side of the Lee filter in pixels of the scene, or 0.
+        time: "pre" or "post" event.
+        unit: unit of the scene; None for the unit that the file states.
+        stack_unit: unit of the bands in the stack.
+        lee_window: side of the Lee filter in pixels of the scene; 0 for no filter.
 
     Raises:
-        SourceError: a band is not there, the unit is not known, or the values contradict it.
+        SourceError: A band is missing, or the unit is unknown or contradicts the values.
     """
     for name, number in numbers.items():
         if number > dataset.count:

@@ -1,8 +1,8 @@
 """Checks of an area's sources: fill values, dates, and overlap with other areas.
 
-Scores of a transfer or gate area say nothing where a model was trained on the same ground. Areas are compared by their
-sources, not by their stacks, which may be missing or older than params.yaml. The area that is stacked last finds the
-other.
+Scores of a transfer or gate area are meaningless if a model was trained on the same ground. Areas are compared by their
+sources, not by their stacks, which may be missing or older than params.yaml. The overlap is found when the second of
+two areas is stacked.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _DATE_TAGS = (
 
 
 def warn_about_sources(spec: StackSpec) -> None:
-    """Warn of suspicious sources of a stack that may be intended.
+    """Warn about suspicious sources of a stack that may be intended.
 
     Raises:
-        SourceError: a source cannot be read.
+        SourceError: A source cannot be read.
     """
     days: dict[Source, date | None] = {}
     samples: dict[Source, NDArray[np.float64]] = {}
@@ -80,9 +80,9 @@ def warn_about_sources(spec: StackSpec) -> None:
 
 
 def acquisition_date(dataset: DatasetReader) -> date | None:
-    """Return the day on which a scene was acquired, by its tags or its name.
+    """Return the acquisition date of a scene, by its tags or its name.
 
-    None where they state no day, or several.
+    None if they state no date, or several.
     """
     tags = {key.upper(): text for key, text in dataset.tags().items()}
     found = [day for key in _DATE_TAGS if (day := _DATE_PATTERN.search(tags.get(key, "")))]
@@ -102,7 +102,7 @@ def _warn(text: str) -> None:
 
 
 def _warn_about_equal_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[np.float64]]) -> None:
-    """Warn where pre- and post-event SAR scenes have the same pixels."""
+    """Warn if the SAR scenes before and after the event have the same pixels."""
     pre, post = samples.get("sar_pre"), samples.get("sar_post")
     if pre is not None and post is not None and pre.size and np.array_equal(pre, post, equal_nan=True):
         _warn(
@@ -112,7 +112,7 @@ def _warn_about_equal_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[n
 
 
 def _warn_about_dates(spec: StackSpec, found: Mapping[Source, date | None]) -> None:
-    """Warn where stated days contradict those given, the event or each other."""
+    """Warn if stated dates contradict those given, the event or each other."""
     given = {"optical": spec.area.acquired.optical, "sar_pre": spec.area.acquired.sar_pre}
     given["sar_post"], event = spec.area.acquired.sar_post, spec.area.event
     days: dict[str, date] = {}
@@ -136,7 +136,7 @@ def _warn_about_dates(spec: StackSpec, found: Mapping[Source, date | None]) -> N
 
 
 def _warn_about_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.float64], spec: StackSpec) -> None:
-    """Warn of frequent values that look like nodata and are not declared."""
+    """Warn about frequent values that look like undeclared nodata."""
     if source == "optical":
         found = _optical_fill(sample)
     elif source == "dtm":
@@ -159,7 +159,7 @@ def _warn_about_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.
 def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tuple[float, int] | None:
     """Return a height that looks like fill, and the number of its pixels.
 
-    No other heights lie near it.
+    It is far from all other heights.
     """
     heights, counts = np.unique(elevation[np.isfinite(elevation)], return_counts=True)
     for stored in _FILL_VALUES:
@@ -172,9 +172,9 @@ def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tup
 
 
 def _radar_fill(values: NDArray[np.float64], *, decibels: bool) -> tuple[float, int] | None:
-    """Return a value that many pixels have exactly and its neighbours do not.
+    """Return a value that is much more frequent than its neighbours.
 
-    Values of 0 and less are no power, and are invalid anyway.
+    Values up to 0 are invalid as power in any case.
     """
     found, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     for fill in _FILL_VALUES:
@@ -209,10 +209,7 @@ def _optical_fill(bands: NDArray[np.float64]) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class _Footprint:
-    """The pixels of an area.
-
-    Some band is valid there, and they lie within the boundary if there is one.
-    """
+    """Pixels of an area: some band is valid, and they are inside the boundary."""
 
     source_stack: SourceStack
     boundary: Polygons | None
@@ -236,17 +233,18 @@ class _Footprint:
 
 
 def check_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) -> None:
-    """Refuse an area that shares pixels with another, unless params.yaml allows it.
+    """Check that an area shares no pixels with other areas.
 
-    Areas whose sources cannot be used, or are not there, are passed over: `talud stack` of that area says so.
+    Areas whose sources are missing or not usable are skipped; `talud stack` of that area reports them. If params.yaml
+    allows overlaps, nothing is checked.
 
     Args:
         project: the project.
-        spec: the specification of the area's stack.
-        source_stack: the open sources of the area.
+        spec: specification of the area's stack.
+        source_stack: open sources of the area.
 
     Raises:
-        ParamsError: they do.
+        ParamsError: The area overlaps another area.
     """
     if spec.options.overlap == "allow":
         return
@@ -272,7 +270,7 @@ def check_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) 
 
 
 def _must_not_overlap(one: Area, other: Area) -> bool:
-    """Check whether two areas must not share pixels.
+    """Check if two areas must not share pixels.
 
     Patches have no coordinates and never overlap.
     """
@@ -285,7 +283,7 @@ def _must_not_overlap(one: Area, other: Area) -> bool:
 def _overlap_windows(grid: Grid, other: Grid) -> list[Window]:
     """Return windows that cover the overlap of a grid with another grid.
 
-    There are none where the grids lie apart.
+    The list is empty if the grids are disjoint.
     """
     left, bottom, right, top = warping.bounds_in(grid.crs, other)
     into_pixels = ~grid.transform
@@ -304,7 +302,7 @@ def _overlap_windows(grid: Grid, other: Grid) -> list[Window]:
 def _count_shared_pixels(one: _Footprint, other: _Footprint, other_area: Area) -> int:
     """Count the pixels that two areas share.
 
-    A pixel of one area counts if its centre lies in a pixel of the other, and it belongs to both.
+    A pixel of one area counts if it belongs to that area and its centre is in a pixel of the other area.
     """
     grid = other.source_stack.grid
     count = 0
@@ -331,7 +329,8 @@ def _pixel_positions(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Return the position of each pixel's centre in another grid.
 
-    Row and column in that grid, then x and y in its CRS, each (height, width).
+    Returns:
+        Row and column in that grid, then x and y in its CRS, each (height, width).
     """
     columns, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
     xs, ys = grid.transform * (columns, rows)

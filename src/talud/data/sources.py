@@ -35,17 +35,18 @@ _MAX_SAMPLE_SIDE = 512  # rows and columns
 
 @dataclass(frozen=True)
 class SourceLayer:
-    """The bands of one source on a grid of its own, ready to be resampled.
+    """Bands of one source on a grid of its own, ready to be resampled.
 
     Attributes:
-        path: the file they come from.
-        grid: the grid that windows are counted on.
-        bands: the name of each band.
-        units: the unit of each band after `finish`.
-        read: a window of `grid`, which may overhang it, to floating (bands, height, width); a pixel is NaN in all
-            bands or in none; values can be averaged (SAR backscatter is power, say).
-        finish: from averaged values to values in `units`.
-        resampling: of pixels finer than the source's, where no average is taken.
+        path: path of the source.
+        grid: grid of the windows to read.
+        bands: name of each band.
+        units: unit of each band after `finish`.
+        read: function that reads a window of `grid`, which may extend past its edge, as floating-point (bands, height,
+            width). A pixel is NaN in all bands or in none. The values can be averaged (for example, SAR backscatter is
+            power).
+        finish: function that converts averaged values to `units`.
+        resampling: method for target pixels that are not coarser than the source's.
     """
 
     path: Path
@@ -60,10 +61,12 @@ class SourceLayer:
 def find_sources(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path]:
     """Find the sources of an area.
 
-    They are those that `files` names, else found by name in `folder` (`optical.tif`, `dtm.img` …).
+    Args:
+        folder: folder of the area, in which sources are found by name (`optical.tif`, `dtm.img` …).
+        files: source → file name, for sources with another name.
 
     Raises:
-        SourceError: there is no such folder or named file, or two files could be one source.
+        SourceError: The folder or a named file does not exist, or several files could be the same source.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; bring the sources there (dvc pull, for those under version)")
@@ -88,7 +91,7 @@ def _find_by_name(folder: Path, source: Source) -> Path | None:
     """Return the file in a folder that is a source by its name.
 
     Raises:
-        SourceError: there are several, or polygons are of a format that is not read.
+        SourceError: There are several, or the format of the polygons is not supported.
     """
     named = [path for path in sorted(folder.iterdir()) if _stem(path) == source and _suffix(path) not in _SIDECARS]
     others = [path for path in named if _suffix(path) in OTHER_VECTOR_SUFFIXES]
@@ -126,7 +129,7 @@ def open_source(path: Path) -> Iterator[DatasetReader]:
     """Open a source raster.
 
     Raises:
-        SourceError: it cannot be read; or has ground control points alone, as raw radar scenes do.
+        SourceError: It cannot be read, or has only ground control points, as raw radar scenes do.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a missing CRS is an error of ours, later
@@ -143,20 +146,19 @@ def open_source(path: Path) -> Iterator[DatasetReader]:
 def read_values(
     dataset: DatasetReader, indexes: Sequence[int], window: Window, named: Collection[int] = ()
 ) -> NDArray[np.float64]:
-    """Read values with scale and offset applied, (bands, height, width).
+    """Read values in physical units, (bands, height, width).
 
-    They are NaN where invalid or outside the dataset.
-
-    A pixel that is invalid in one band is NaN in all.
+    Scale and offset of the file are applied. A pixel that is invalid in one band is NaN in all of them, as is one
+    outside the dataset.
 
     Args:
-        dataset: a source.
+        dataset: source raster.
         indexes: numbers of the bands to read.
-        window: the part to read, which may overhang the dataset.
-        named: numbers of further bands that are no alpha, though the file may call them so.
+        window: part to read, which may extend past the dataset's edge.
+        named: numbers of further bands that are not alpha bands, although the file may declare them so.
 
     Raises:
-        SourceError: the pixels cannot be read.
+        SourceError: The pixels cannot be read.
     """
     values = np.full((len(indexes), int(window.height), int(window.width)), np.nan)
     inner = _overlap(window, dataset.height, dataset.width)
@@ -182,12 +184,12 @@ def read_values(
 
 
 def read_sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
-    """Return a sample of bands as they are stored; NaN where invalid.
+    """Read a regular sample of bands as they are stored; NaN where invalid.
 
-    It has at most 512 rows and columns, evenly spread.
+    It has at most 512 rows and columns.
 
     Raises:
-        SourceError: the pixels cannot be read.
+        SourceError: The pixels cannot be read.
     """
     shape = (min(dataset.height, _MAX_SAMPLE_SIDE), min(dataset.width, _MAX_SAMPLE_SIDE))
     with translate_read_errors(dataset.name):
@@ -214,7 +216,7 @@ def expand_window(window: Window, margin: int) -> Window:
 
 
 def count_bands_without_alpha(dataset: DatasetReader) -> int:
-    """Return the number of bands of a dataset without alpha."""
+    """Return the number of bands of a dataset without alpha bands."""
     return len(dataset.indexes) - len(alpha_bands(dataset))
 
 
@@ -225,17 +227,17 @@ def optical_layer(
     scale: float | None = None,
     offset: float | None = None,
 ) -> SourceLayer:
-    """Return the named bands of an optical image.
+    """Return the layer of an optical image's named bands.
 
     Args:
         dataset: the image.
         numbers: band name → number in the file.
-        named: as for `read`.
-        scale: reflectance for a step of the stored numbers, where the file states none.
-        offset: what is added then, likewise.
+        named: numbers of further bands that are not alpha, as for `read_values`.
+        scale: factor from stored numbers to reflectance, if the file states none.
+        offset: offset that is added after scaling, if the file states none.
 
     Raises:
-        SourceError: a band is not there, the file looks like a mask, or it states another scale or offset.
+        SourceError: A band is missing, the file looks like a mask, or it states another scale or offset.
     """
     for name, number in numbers.items():
         if number > dataset.count:  # one that calls itself alpha counts: GDAL calls any fourth band of 8 bits so
@@ -264,10 +266,10 @@ def _scaling_to_apply(
 ) -> tuple[float, float]:
     """Return the scale and offset to apply in addition to those of the file.
 
-    (1, 0) where the file states the same ones.
+    (1, 0) if the file states the same ones.
 
     Raises:
-        SourceError: it states others, or that its values are reflectance.
+        SourceError: The file states other ones, or that its values are reflectance.
     """
     if scale is None and offset is None:
         return 1, 0

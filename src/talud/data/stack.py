@@ -37,7 +37,7 @@ from talud.source_files import fingerprint
 
 @dataclass(frozen=True)
 class MaskPolygons:
-    """Polygons of a mask.
+    """Polygons from which a mask is made.
 
     Without an inventory, or outside the boundary, pixels are unknown.
     """
@@ -57,17 +57,19 @@ class MaskPolygons:
 
 
 def build_stack(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
-    """Make stack, mask and record of an area; after an error, none.
+    """Make stack, mask and record of an area.
+
+    After an error, none of them is written.
 
     Args:
         project: the project.
-        area: the name of one of its areas.
-        progress: told, after each window, how many are done and how many there are.
+        area: name of the area.
+        progress: callback that receives the number of finished windows and that of all windows.
 
     Raises:
-        ParamsError: there is no such area, its grid is not usable, or it overlaps another area that it may not.
-        SourceError: a source is missing, cannot be read, or cannot be used.
-        OutputError: the files cannot be written.
+        ParamsError: The area is unknown, its grid is not usable, or it overlaps another area.
+        SourceError: A source is missing, cannot be read, or cannot be used.
+        OutputError: The files cannot be written.
     """
     make = patch_stack.build_patch_stack if project.params.area(area).patches else _build_from_rasters
     record = make(project, area, progress)
@@ -112,19 +114,19 @@ def build_stack_for_model(
     """Make the stack that a model needs, and return its grid.
 
     Args:
-        contract: of the model.
-        area: what there is to say about the sources: band numbers, SAR unit, dates. Optical bands that it does not
-            number are found by their description or colour in the file, else taken as red, green, blue.
-        files: the sources; those that the model does not need are left aside.
-        out: the stack.
-        progress: told, after each window, how many are done and how many there are.
-        name: of the area; default: that of the file.
+        contract: contract of the model.
+        area: properties of the sources: band numbers, SAR unit, dates. Optical bands without a number are found by
+            their description or colour in the file, else taken as red, green, blue.
+        files: paths of the sources; those that the model does not need are ignored.
+        out: path of the stack.
+        progress: callback that receives the number of finished windows and that of all windows.
+        name: name of the area; default: that of the file.
         provenance: result of `describe_provenance`, to be stored in the stack for `read_provenance`.
 
     Raises:
-        SourceError: a source that the model needs is missing, cannot be read, or cannot be used.
-        MismatchError: a band comes in another unit than the model was trained on.
-        OutputError: the stack cannot be written, or would take the place of a source.
+        SourceError: A source that the model needs is missing, cannot be read, or cannot be used.
+        MismatchError: The unit of a band is not that of the training data.
+        OutputError: The stack cannot be written, or would replace a source.
     """
     source_files.check_output_file(out, files.values())
     spec = spec_for_model(contract, area, files, name or out.stem)
@@ -142,10 +144,10 @@ def build_stack_for_model(
 
 
 def find_mismatch(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
-    """Return the reason why sources do not make the stack of a model, or None.
+    """Return the reason why sources do not make a model's stack, or None.
 
     Raises:
-        SourceError: a source that the model would read cannot be read or used.
+        SourceError: A source that the model needs cannot be read or used.
     """
     try:
         with open_sources(spec_for_model(contract, area, files, "")) as source_stack:
@@ -156,12 +158,12 @@ def find_mismatch(contract: Contract, area: Area, files: Mapping[Source, Path]) 
 
 
 def describe_provenance(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> dict[str, str]:
-    """Return all that determines the stack that `build_like` makes.
+    """Return everything that determines the stack of `build_stack_for_model`.
 
-    Sources are known by their contents, not by their names.
+    Sources are identified by content, not by name.
 
     Raises:
-        SourceError: a source that the model needs is missing, or cannot be read.
+        SourceError: A source that the model needs is missing, or cannot be read.
     """
     spec = spec_for_model(contract, area, files, name)
     bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.input.bands)
@@ -179,9 +181,9 @@ def describe_provenance(contract: Contract, area: Area, files: Mapping[Source, P
 
 
 def read_provenance(stack: Path) -> dict[str, str]:
-    """Return the `origin_like` of a stack when it was made.
+    """Return the provenance stored in a stack, see `describe_provenance`.
 
-    It is empty where the stack is missing, damaged or does not state it.
+    Empty if the stack is missing or damaged, or does not state it.
     """
     try:
         with sources.open_source(stack) as dataset:
@@ -196,10 +198,10 @@ def read_provenance(stack: Path) -> dict[str, str]:
 def read_band_evidence(stack: Path) -> dict[str, str]:
     """Return the bands that a stack took from each source, with the evidence.
 
-    There are none for older stacks.
+    Empty for older stacks.
 
     Raises:
-        SourceError: the stack cannot be read.
+        SourceError: The stack cannot be read.
     """
     with sources.open_source(stack) as dataset:
         tags = dataset.tags()
@@ -236,7 +238,7 @@ def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
     """Read the polygons of an area's mask.
 
     Raises:
-        SourceError: the inventory of a labelled area holds no polygon on its grid.
+        SourceError: The area needs landslides, and its inventory has no polygon on its grid.
     """
     all_touched = spec.options.inventory_rule == "all_touched"
     path = spec.files.get("inventory")
@@ -253,10 +255,10 @@ def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
 
 
 def _read_boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
-    """Return the surveyed part of an area; None where all of it is surveyed.
+    """Read the surveyed part of an area; None if all of it is surveyed.
 
     Raises:
-        SourceError: the file holds no polygon, or none in the area.
+        SourceError: The file has no polygon in the area.
     """
     path = spec.files.get("boundary")
     if path is None:
@@ -285,9 +287,10 @@ def _write_stack(
     mask: tuple[Path, MaskPolygons] | None,
     more_tags: Mapping[str, str],
 ) -> KnownPixels:
-    """Write a stack and its mask by windows; return the mask's known pixels.
+    """Write a stack by windows, and its mask if requested.
 
-    The mask is written only if requested.
+    Returns:
+        The counts of the mask's known pixels.
     """
     tags = _stack_tags(spec, source_stack) | dict(more_tags)
     layout = Layout("float32", float("nan"), source_stack.bands, source_stack.units, tags)

@@ -1,4 +1,4 @@
-"""Records of stacks, versions of data, and checks that stacks and models are current."""
+"""Records of stacks, data versions, and checks that stacks and models are current."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ _LABEL_SOURCES = ("inventory", "boundary", "masks")
 
 @dataclass(frozen=True)
 class StackRecord:
-    """Record of a stack and its mask: their sources and contents.
+    """Record of a stack and its mask: sources, contents and settings.
 
-    Of polygons and landslide pixels None where an area has no inventory, or no masks; of patches where it has none.
+    Counts of polygons and landslide pixels are None if an area has no inventory or masks; `patches` is None if it has
+    no patches; `settings` is None in records of older versions.
     """
 
     area: str
@@ -54,23 +55,23 @@ class StackRecord:
     settings: dict[str, Any] | None = None  # of params.yaml that it was made with; None in older records
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the record as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[str, str]:
-    """Return the tag with fingerprints of a stack's sources.
+    """Return the tag with the fingerprints of a stack's sources.
 
-    Labels are left out, since a stack does not show them.
+    Labels are left out, since a stack does not contain them.
     """
     shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in _LABEL_SOURCES}
     return {_SOURCES_TAG: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
 
 
 def remove_stale_records(project: Project, area: str) -> None:
-    """Remove the record that an area had in another role.
+    """Remove the records that an area had in other roles.
 
-    Training must not depend on it any more.
+    Otherwise training would still depend on them.
     """
     current = project.stack_record(area)
     for stale in current.parent.parent.glob(f"*/{area}.json"):
@@ -79,11 +80,11 @@ def remove_stale_records(project: Project, area: str) -> None:
 
 
 def data_version(project: Project, areas: Sequence[str]) -> str:
-    """Return the MD5 over the sorted MD5s of areas' stacks and masks in their records.
+    """Return the data version of areas: an MD5 over those of their stacks and masks.
 
     Raises:
-        ParamsError: there is no such area.
-        StudyError: a record is missing or damaged.
+        ParamsError: An area is unknown.
+        StudyError: A record is missing or damaged.
     """
     digests = []
     for area in areas:
@@ -101,14 +102,14 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
 
 
 def hash_data_version(digests: Sequence[str]) -> str:
-    """Return the data version for MD5s of stacks and masks."""
+    """Return the data version for the MD5s of stacks and masks."""
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
 
 
 def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
     """Return the settings of a stack in params.yaml as JSON values.
 
-    They are the area, and the options of a stack of rasters.
+    They are those of the area and, for a stack of rasters, the stack options.
     """
     stated = area.model_dump(mode="json")
     if area.patches:  # the options say nothing of a patch data set
@@ -117,13 +118,13 @@ def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
 
 
 def check_current_stack(project: Project, area: str) -> Path:
-    """Return the path of an area's stack after checking it against params.yaml.
+    """Check an area's stack against params.yaml, and return its path.
 
     A stack without a record, which another program may have made, is accepted. So is a missing one: opening it raises
     an error.
 
     Raises:
-        ParamsError: there is no such area.
+        ParamsError: The area is unknown.
         StudyError: params.yaml has changed since the stack was made, or the record is damaged.
     """
     path, record = project.stack(area), project.stack_record(area)
@@ -157,10 +158,8 @@ def check_current_stack(project: Project, area: str) -> Path:
 def check_raster_current(raster: str | Path) -> None:
     """Check a raster against params.yaml if it is the stack of a project's area.
 
-    The check is that of `current_stack`.
-
     Raises:
-        ParamsError: the project's params.yaml is wrong.
+        ParamsError: The project's params.yaml is not valid.
         StudyError: params.yaml has changed since the stack was made.
     """
     path = Path(raster).resolve()
@@ -173,9 +172,9 @@ def check_raster_current(raster: str | Path) -> None:
 
 
 def _settings_from_tags(stack: Path, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that the tags of an older stack state.
+    """Return the stack options that the tags of an older stack state.
 
-    Options that equal those of `now` are returned in the form that they have there.
+    Options that are equal to those in `now` are returned in the same form.
     """
     if not stack.is_file():
         return {}
@@ -190,22 +189,22 @@ def _tag(value: object) -> str:
 
 
 def _format_setting(value: object) -> str:
-    """Return a setting as text: text as it is, all else as JSON."""
+    """Return a text as it is, and any other setting as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def check_held_out(contract: Contract, path: Path, project: Project) -> None:
     """Check that a model was trained on the present data and split.
 
-    Otherwise other blocks may hold what it learned from.
+    Otherwise other blocks may contain its training data.
 
     Args:
-        contract: the contract of the model.
-        path: the path of its file, for the message.
-        project: the project with the present stacks and params.
+        contract: contract of the model.
+        path: path of its file, for the message.
+        project: project with the present stacks and params.
 
     Raises:
-        StudyError: it was not.
+        StudyError: Areas, data or split options differ.
     """
     gone = [area for area in contract.origin.areas if area not in project.params.areas_with_role("training")]
     if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was

@@ -24,15 +24,15 @@ OCCLUSION_SOURCES: tuple[Source, ...] = ("cloud", "sar_mask")
 
 @dataclass(frozen=True)
 class StackSpec:
-    """The specification of a stack.
+    """Specification of a stack.
 
     Attributes:
-        name: of the area.
-        area: its dates, its units, its grid where that is set.
-        files: its sources.
-        options: how the sources are brought together.
-        bands: the bands to write, in order.
-        taken: the numbers of the bands in the optical and SAR sources, with the evidence for them.
+        name: name of the area.
+        area: the area: dates, units, and grid if it is set.
+        files: paths of the sources.
+        options: options for combining the sources.
+        bands: names of the bands to write, in order.
+        band_numbers: numbers of the bands in the optical and SAR sources, with the evidence for them.
     """
 
     name: str
@@ -47,8 +47,8 @@ def spec_of_area(project: Project, name: str) -> StackSpec:
     """Return the specification of the stack of a project's area.
 
     Raises:
-        ParamsError: there is no such area.
-        SourceError: a source, or the number of a band that a band set needs, is missing.
+        ParamsError: The area is unknown.
+        SourceError: A source, or the number of a band that a band set needs, is missing.
     """
     area = project.params.area(name)
     files = sources.find_sources(project.folder(area), area.files)
@@ -71,12 +71,12 @@ def spec_of_area(project: Project, name: str) -> StackSpec:
 def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> StackSpec:
     """Return the specification of the stack that a model needs.
 
-    Groups that the model can do without are left out where their sources are missing.
+    Groups that the model can do without are left out if their sources are missing.
 
     Raises:
-        MissingBandError: the sources lack a band.
-        SourceError: the optical image cannot be read.
-        ModelError: the contract asks for options that no stack has.
+        MissingBandError: The sources lack a band.
+        SourceError: The optical image cannot be read.
+        ModelError: The contract states options that no stack can have.
     """
     names = _model_bands(contract, files)
     needed = [source for source in RASTER_SOURCES if any(source == _source_of(name) for name in names)]
@@ -97,9 +97,9 @@ def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path],
 
 
 def _model_bands(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """Return the bands that a model is given.
+    """Return the bands of a model that the sources can provide.
 
-    Groups whose sources are missing are left out where the model can do without them.
+    Groups without sources are left out if the model can do without them.
     """
     lacking = {one.group for one in contract.input.bands if _source_of(one.name) not in files}
     if contract.input.subsets and frozenset(contract.input.groups) - lacking in contract.input.supported:
@@ -116,7 +116,7 @@ def _available_bands(taken: Mapping[Source, BandNumbers], files: Mapping[Source,
 
 
 def _bands_of_source(names: Iterable[str], source: Source) -> tuple[str, ...]:
-    """Return the named bands that a source holds.
+    """Return the named bands that a source contains.
 
     Bands of SAR scenes are named by polarisation.
     """
@@ -124,16 +124,16 @@ def _bands_of_source(names: Iterable[str], source: Source) -> tuple[str, ...]:
 
 
 def _numbered_name(name: str) -> str:
-    """Return the name under which optical_bands or sar_bands number a band."""
+    """Return the name of a band in optical_bands or sar_bands."""
     return name[:2] if band_named(name).group is Group.SAR else name
 
 
 def _number_project_bands(
     area: Area, files: Mapping[Source, Path], band_sets: Mapping[str, tuple[str, ...]]
 ) -> dict[Source, BandNumbers]:
-    """Return the bands of sources that the band sets of a project need.
+    """Return the band numbers that a project's band sets need, by source.
 
-    Where they exist, the bands that areas have by default are included.
+    Bands that areas have by default are included if they exist.
     """
     taken: dict[Source, BandNumbers] = {}
     for source in (source for source in _NUMBERED_SOURCES if source in files):
@@ -154,7 +154,7 @@ def _number_project_bands(
 
 
 def _default_positions(source: Source) -> dict[str, int]:
-    """Return the usual positions of bands, for files that do not name them."""
+    """Return the default positions of bands, for files that do not name them."""
     usual: dict[str, int] = Area.model_fields["optical_bands" if source == "optical" else "sar_bands"].get_default()
     return usual
 
@@ -162,11 +162,11 @@ def _default_positions(source: Source) -> dict[str, int]:
 def _number_bands(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> BandNumbers:
     """Return the numbers of bands in a source.
 
-    They are those that the user gives, or else follow from the file's description of its bands.
+    They are given by the user, or else follow from the file's description of its bands.
 
     Raises:
-        MissingBandError: the file does not say which band is which.
-        SourceError: the file cannot be read.
+        MissingBandError: The file does not identify a band.
+        SourceError: The file cannot be read.
     """
     key = "optical_bands" if source == "optical" else "sar_bands"
     with sources.open_source(path) as dataset:
@@ -182,7 +182,7 @@ def _number_bands(area: Area, source: Source, path: Path, wanted: tuple[str, ...
 
 
 def _with_occlusions(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """Return the named bands, followed by those that mark cloud, layover or shadow."""
+    """Return bands, followed by those that mark cloud, layover or shadow."""
     return (
         *names,
         *(shade for shade in OCCLUSION_SOURCES if shade in files and OCCLUSION_MASKS[shade] in groups_of(names)),
@@ -199,7 +199,7 @@ def _source_of(name: str) -> Source:
 
 
 def _check_bands_available(spec: StackSpec, needs: str) -> None:
-    """Raise an error that names the missing source or band number of a stack."""
+    """Check that the sources provide all bands of a stack."""
     available = _available_bands(spec.band_numbers, spec.files)
     for name in spec.bands:
         source = _source_of(name)

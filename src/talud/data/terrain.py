@@ -1,4 +1,4 @@
-"""Slope and curvature from a DTM.
+"""Slope and curvature from a digital terrain model (DTM).
 
 Elevation z in a 3 × 3 window is written, with x to the east, y to the north, and pixels of dx by dy:
 
@@ -57,7 +57,13 @@ class Derivatives:
 
 
 def derivatives(elevation: Elevation, dx: float, dy: float) -> Derivatives:
-    """Compute Zevenbergen and Thorne's derivatives of elevation (height, width) in metres."""
+    """Compute the partial derivatives of elevation (Zevenbergen and Thorne).
+
+    Args:
+        elevation: (height, width) in metres, north up.
+        dx: width of a pixel in metres.
+        dy: height of a pixel in metres.
+    """
     z1, z2, z3 = elevation[:-2, :-2], elevation[:-2, 1:-1], elevation[:-2, 2:]
     z4, z5, z6 = elevation[1:-1, :-2], elevation[1:-1, 1:-1], elevation[1:-1, 2:]
     z7, z8, z9 = elevation[2:, :-2], elevation[2:, 1:-1], elevation[2:, 2:]
@@ -77,8 +83,8 @@ def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> El
         elevation: (height, width) in metres, north up.
         dx: width of a pixel in metres.
         dy: height of a pixel in metres.
-        method: "zevenbergen_thorne": p and q of the module, from the four neighbours. "horn" (1981): from all eight,
-            p = (z3 + 2 z6 + z9 − z1 − 2 z4 − z7) / 8dx and q = (z1 + 2 z2 + z3 − z7 − 2 z8 − z9) / 8dy, smoother.
+        method: "zevenbergen_thorne": p and q of the module, from the four neighbours. "horn" (1981): from all eight, p
+            = (z3 + 2 z6 + z9 − z1 − 2 z4 − z7) / 8dx and q = (z1 + 2 z2 + z3 − z7 − 2 z8 − z9) / 8dy, smoother.
     """
     if method == "horn":
         east = elevation[:-2, 2:] + 2 * elevation[1:-1, 2:] + elevation[2:, 2:]
@@ -94,19 +100,18 @@ def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> El
 
 
 def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -> Elevation:
-    """Compute curvature per 100 m, convex positive, at inner pixels.
+    """Compute curvature per 100 m at inner pixels, positive where convex.
 
-    Values are bounded to ±100 per 100 m (a bend of 1 m radius), which contour curvature exceeds on nearly flat
-    ground, where its denominator vanishes. On level ground profile and contour curvature are not defined: 0.
+    Values are limited to ±100 per 100 m (a radius of 1 m), which contour curvature exceeds on nearly flat ground, where
+    its denominator vanishes. On level ground profile and contour curvature are undefined, and set to 0.
 
     Args:
         elevation: (height, width) in metres, north up.
         dx: width of a pixel in metres.
         dy: height of a pixel in metres.
-        kind: "profile", the true curvature of the normal section along the fall line,
-            −(p² r + 2 p q s + q² t) / ((p² + q²) (1 + p² + q²)^1.5); "contour", the true curvature of the contour line
-            (plan curvature), −(q² r − 2 p q s + p² t) / (p² + q²)^1.5; "total", −(r + t), the sum that ArcGIS calls
-            standard and SAGA general curvature.
+        kind: "profile", the true curvature of the normal section along the fall line, −(p² r + 2 p q s + q² t) / ((p² +
+            q²) (1 + p² + q²)^1.5); "contour", the true curvature of the contour line (plan curvature), −(q² r − 2 p q s
+            + p² t) / (p² + q²)^1.5; "total", −(r + t), the sum that ArcGIS calls standard and SAGA general curvature.
     """
     d = derivatives(elevation, dx, dy)
     steepness = d.p**2 + d.q**2
@@ -127,13 +132,13 @@ def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -
 
 
 def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind: CurvatureKind) -> SourceLayer:
-    """Return the layer of elevation, slope and curvature on the DTM's own metric grid.
+    """Return the layer of elevation, slope and curvature.
 
-    A DTM whose CRS does not count metres that are metres on the ground (geographic, Web Mercator, feet) is first
-    projected, cubic, to the CRS of `target` at its own resolution.
+    It is computed on the DTM's own grid if its CRS is metric with true lengths on the ground. Other DTMs (geographic,
+    Web Mercator, feet) are first projected, by cubic resampling, to the CRS of `target` at their own resolution.
 
     Raises:
-        SourceError: the file is no DTM in metres.
+        SourceError: The file is not a DTM in metres.
     """
     count = sources.count_bands_without_alpha(dataset)
     if count != 1:
@@ -158,7 +163,7 @@ def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMetho
 
 
 def _metric_elevation(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
-    """Return the grid of the derivation of terrain, and a reader of elevation on it."""
+    """Return the grid on which terrain is derived, and a reader of elevation on it."""
     own = Grid.of(dataset)
 
     def measured(window: Window) -> Elevation:

@@ -29,7 +29,9 @@ _EXTRA_PIXELS = 3
 
 
 def pixel_side(source: Grid, target: Grid) -> float:
-    """Return the side of a source pixel at the centre of `target`, in units of its CRS.
+    """Return the side of a source pixel in units of the target's CRS.
+
+    It is measured at the centre of `target`.
 
     Raises:
         SourceError: `target` cannot be located in the CRS of `source`.
@@ -48,7 +50,7 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
     """Return the bounds of a grid in another CRS.
 
     Raises:
-        SourceError: they cannot be expressed in it.
+        SourceError: They cannot be expressed in that CRS.
     """
     if grid.crs == crs:
         return grid.bounds
@@ -62,16 +64,16 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
 
 
 def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float32]:
-    """Resample a layer's bands to the grid `target`, float32 (bands, height, width).
+    """Resample a layer's bands to a grid, float32 (bands, height, width).
 
-    Where the pixels of the target are pixels of the layer, their values are taken as they are. Coarser pixels are
-    area-weighted averages of the valid source pixels that they touch; equal or finer ones are
-    interpolated. A pixel is valid where valid source pixels cover half of it or more.
+    If the pixels of the target are pixels of the layer, their values are copied. Coarser pixels are area-weighted
+    averages of the valid source pixels that they touch; equal or finer ones are interpolated. A pixel is valid if valid
+    source pixels cover at least half of it.
 
     Args:
-        layer: the source.
+        layer: layer of the source.
         target: a grid, or a window of one.
-        ratio: the side of a pixel of the whole target grid in source pixels, which decides the method.
+        ratio: side of a pixel of the whole target grid in source pixels, which determines the method.
     """
     offset = target.offset_in(layer.grid)
     if offset is not None:
@@ -102,9 +104,9 @@ def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float
 
 
 def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resampling) -> NDArray[np.floating]:
-    """Warp values from grid to grid with NaN as nodata.
+    """Warp values from grid to grid, with NaN as nodata.
 
-    Coordinates are exact; `rasterio.warp.reproject` rounds them.
+    Coordinates are exact, whereas `rasterio.warp.reproject` rounds them.
     """
     with MemoryFile() as memory:
         with memory.open(
@@ -137,9 +139,9 @@ def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resa
 
 
 def has_true_scale(crs: CRS, longitude: float, latitude: float) -> bool:
-    """Return whether metres of a CRS are metres on the ground at a place.
+    """Check if metres of a CRS are metres on the ground at a place.
 
-    They are in UTM, and are not in geographic CRSs and Web Mercator.
+    This holds in UTM, and does not in geographic CRSs and Web Mercator.
     """
     if not crs.is_projected or not math.isclose(crs.linear_units_factor[1], 1):
         return False
@@ -155,7 +157,11 @@ def utm_zone(longitude: float, latitude: float) -> CRS:
 
 
 def centre(grid: Grid) -> tuple[float, float]:
-    """Return longitude and latitude (WGS 84) of a grid's centre."""
+    """Return longitude and latitude (WGS 84) of a grid's centre.
+
+    Raises:
+        SourceError: The centre has no longitude and latitude.
+    """
     left, bottom, right, top = grid.bounds
     (longitude,), (latitude,) = transform(grid.crs, CRS.from_epsg(4326), [(left + right) / 2], [(bottom + top) / 2])
     if not (math.isfinite(longitude) and math.isfinite(latitude)):
