@@ -13,14 +13,14 @@ from chromium import chromium, open_page
 from service_process import ServiceProcess, run_service
 from stack_files import noise, write_stack
 
-pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+pytestmark = pytest.mark.slow  # starts a service in another process
 
-HOSTILE = "<img src=x onerror=document.title=1><script>document.title=2<style>*{}.tif"
+HOSTILE_FILE_NAME = "<img src=x onerror=document.title=1><script>document.title=2<style>*{}.tif"
 
 
 @pytest.fixture(scope="module")
 def service(service_project: Path) -> Iterator[ServiceProcess]:
-    raster = write_stack(service_project / "stacks" / HOSTILE, np.ascontiguousarray(noise(60, 80)))
+    raster = write_stack(service_project / "stacks" / HOSTILE_FILE_NAME, np.ascontiguousarray(noise(60, 80)))
     with run_service(service_project) as running:
         yield running
     raster.unlink()
@@ -28,11 +28,8 @@ def service(service_project: Path) -> Iterator[ServiceProcess]:
 
 @pytest.fixture(scope="module")
 def files(service: ServiceProcess) -> dict[str, str]:
-    """Return the address of each output of a map.
-
-    The raster has a hostile name.
-    """
-    job = service.ask(HOSTILE)
+    """Map a raster with a hostile name and return the addresses of the files."""
+    job = service.ask(HOSTILE_FILE_NAME)
     assert service.ended(job)["status"] == "successful"
     return {name: each["href"] for name, each in service.http.get(f"/jobs/{job}/results").json().items()}
 
@@ -43,9 +40,9 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def test_summary_has_its_styles_and_runs_no_script(files: dict[str, str], browser: Browser) -> None:
-    with open_page(browser, files["summary"], (1200, 900)) as page:  # faults of the console fail it
-        assert HOSTILE in page.inner_text("body")
+def test_summary_has_styles_and_runs_no_script(files: dict[str, str], browser: Browser) -> None:
+    with open_page(browser, files["summary"], (1200, 900)) as page:  # console messages fail the test
+        assert HOSTILE_FILE_NAME in page.inner_text("body")
         style = "element => getComputedStyle(element)"
         assert page.evaluate(f"({style})(document.querySelector('.figures')).display") in ("grid", "flex")
         assert page.evaluate(f"({style})(document.body).display") == "block"
@@ -57,7 +54,7 @@ def test_summary_has_its_styles_and_runs_no_script(files: dict[str, str], browse
         assert page.title() not in ("1", "2")
 
 
-def test_injected_style_or_script_would_not_count(
+def test_injected_styles_and_scripts_are_blocked(
     files: dict[str, str], service: ServiceProcess, browser: Browser
 ) -> None:
     policy = service.http.get(files["summary"]).headers["content-security-policy"]
@@ -82,16 +79,16 @@ def test_injected_style_or_script_would_not_count(
 
 
 @pytest.mark.parametrize("name", ["quicklook", "record"])
-def test_other_files_open_without_a_fault_under_the_policy_of_all(
+def test_other_files_open_under_the_default_policy(
     name: str, files: dict[str, str], service: ServiceProcess, browser: Browser
 ) -> None:
     headers = service.http.get(files[name]).headers
     assert headers["content-security-policy"].startswith("default-src 'none'; ")
     assert headers["x-content-type-options"] == "nosniff"
-    said: list[str] = []
+    messages: list[str] = []
     with browser.new_context() as context:
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
+        page.on("console", lambda message: messages.append(message.text))
         page.goto(files[name])
         page.wait_for_timeout(100)
-    assert [text for text in said if "404" not in text] == []  # of the icon that a browser looks for
+    assert [text for text in messages if "404" not in text] == []  # the browser requests an icon
