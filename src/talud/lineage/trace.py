@@ -130,41 +130,43 @@ def trace_lineage(asked: str, root: Path | None) -> Lineage:
         if path.suffix.lower() in _FILE_SUFFIXES and ":/" not in asked:
             raise SourceError(f"{asked}: no such file; give a map, an .onnx file or a registered model")
         fetched = registry.fetch(registry.model_uri(asked), root)
-        return _of_model(asked, model_file.read_contract(fetched.path), (fetched.name, fetched.version), root)
+        return _model_lineage(asked, model_file.read_contract(fetched.path), (fetched.name, fetched.version), root)
     if path.suffix.lower() == ".onnx":
-        return _of_model(asked, model_file.read_contract(path), None, root)
-    return _of_map(asked, MapProvenance.read(path), root)
+        return _model_lineage(asked, model_file.read_contract(path), None, root)
+    return _map_lineage(asked, MapProvenance.read(path), root)
 
 
-def _of_model(asked: str, contract: Contract, named: tuple[str, str] | None, root: Path | None) -> Lineage:
+def _model_lineage(asked: str, contract: Contract, named: tuple[str, str] | None, root: Path | None) -> Lineage:
     origin = contract.origin
     name, version = named if named and named[1] else (origin.name, "unregistered")
     stated = MapProvenance(
         name, version, origin.run_id, origin.commit, origin.data_version, origin.weights, contract.derived.precision,
         f"{contract.measured.threshold:g}", {},
     )  # fmt: skip
-    answer = _lineage(asked, "model", stated, contract, root)
+    lineage = _find_lineage(asked, "model", stated, contract, root)
     if root is None:
         no_maps = "the maps of the model: only projects record maps, and this folder is not in one"
-        return replace(answer, unknown=(*answer.unknown, no_maps))
+        return replace(lineage, unknown=(*lineage.unknown, no_maps))
     known = (origin.weights, origin.data_version)
     made = [entry for entry in recorded_maps(root) if (entry.statement.weights, entry.statement.data_version) == known]
-    return replace(answer, maps=tuple(made))
+    return replace(lineage, maps=tuple(made))
 
 
-def _of_map(asked: str, stated: MapProvenance, root: Path | None) -> Lineage:
-    contract, why_not = _find_contract(stated, root)
-    answer = _lineage(asked, "map", stated, contract, root)
+def _map_lineage(asked: str, stated: MapProvenance, root: Path | None) -> Lineage:
+    contract, reason = _find_contract(stated, root)
+    lineage = _find_lineage(asked, "map", stated, contract, root)
     mapped = {**stated.raster, "threshold": stated.threshold}
-    unknown = [*answer.unknown, *([why_not] if why_not else [])]
+    unknown = [*lineage.unknown, *([reason] if reason else [])]
     if "digest" not in mapped:
         unknown.append("the digest and sources of the raster: the map was made by an earlier release of talud")
     elif "sources" not in mapped:
         unknown.append("the sources of the raster: it is not a stack of talud, or was made by an earlier release")
-    return replace(answer, mapped=mapped, unknown=tuple(unknown))
+    return replace(lineage, mapped=mapped, unknown=tuple(unknown))
 
 
-def _lineage(asked: str, kind: str, stated: MapProvenance, contract: Contract | None, root: Path | None) -> Lineage:
+def _find_lineage(
+    asked: str, kind: str, stated: MapProvenance, contract: Contract | None, root: Path | None
+) -> Lineage:
     """Find the run, versions and training data of a network."""
     unknown = []
     run, registered = None, {}
