@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def stack(
     given: sources.Sources,
     areas: Annotated[
-        list[str] | None, typer.Argument(help="Areas of params.yaml to prepare.", show_default=False)
+        list[str] | None, typer.Argument(metavar="AREA", help="Areas of params.yaml to prepare.", show_default=False)
     ] = None,
     like: Annotated[
         str | None,
@@ -59,13 +59,13 @@ def stack(
         _build_for_model(like, out, given.files, given.area())
     elif out or given.given:
         raise typer.BadParameter(
-            "options of sources need --like; the sources of an area are listed in params.yaml", param_hint="AREAS"
+            "options of sources need --like; the sources of an area are listed in params.yaml", param_hint="AREA"
         )
     elif areas:
         _build_areas(areas)
     else:
         raise typer.BadParameter(
-            "no area given; name areas of params.yaml, or give --like MODEL with sources and --out", param_hint="AREAS"
+            "no area given; name areas of params.yaml, or give --like MODEL with sources and --out", param_hint="AREA"
         )
 
 
@@ -193,9 +193,9 @@ def _follow_up_commands(project: Project, result: Revision, area: str) -> list[s
 
     `dvc add` gets the path that DVC tracks already, or else the folder of the area.
     """
-    place = _relative_path(project, result.path)
-    candidates = [place, *place.parents][:-1]
-    tracked = next((one for one in candidates if (project.root / f"{one}.dvc").is_file()), place.parent)
+    location = _relative_path(project, result.path)
+    candidates = [location, *location.parents][:-1]
+    tracked = next((one for one in candidates if (project.root / f"{one}.dvc").is_file()), location.parent)
     return [
         f"dvc add {tracked}",
         f"git commit --message 'Correct the inventory of {area}' {tracked}.dvc",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from talud.evaluation.scores import SiteScores
     from talud.project import Project
 
-BandSet = Annotated[str, typer.Argument(help="Band set of params.yaml.", show_default=False)]
+BandSet = Annotated[str, typer.Argument(metavar="BAND_SET", help="Band set of params.yaml.", show_default=False)]
 
 _TITLES = {"f1": "F1", "precision": "precision", "recall": "recall", "iou": "IoU", "mcc": "MCC"}
 
@@ -155,8 +155,8 @@ def _evaluate_band_set(band_set: str) -> None:
         table.add_row(where, *counts, *ratios, f"{row.not_mapped_share:.1%}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for where, row in scores.rows():
-        if weak := lack_of_skill(row.assessment.confusion):
-            print(f"warning: {where}: {weak}")
+        if problem := lack_of_skill(row.assessment.confusion):
+            print(f"warning: {where}: {problem}")
     for part, found in scores.reliability.items():
         where = "all test blocks" if part == "test" else part
         print(f"expected calibration error, {where}: {found.expected_calibration_error:.4f}")
@@ -164,7 +164,9 @@ def _evaluate_band_set(band_set: str) -> None:
 
 @app.command("postprocess", rich_help_panel=TRAINING)
 def postprocess(
-    band_set: Annotated[str, typer.Argument(help="Band set of params.yaml whose model is trained.")],
+    band_set: Annotated[
+        str, typer.Argument(metavar="BAND_SET", help="Band set of params.yaml whose model is trained.")
+    ],
     as_json: models.JsonOption = False,
 ) -> None:
     """Compare post-processing: hysteresis, segments, slope, minimum mapping unit.

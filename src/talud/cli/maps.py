@@ -65,8 +65,8 @@ def choose_workers(number: int | None, scheduler: str | None) -> int | str | Non
 
 
 def _map_options(given: dict[str, Any]) -> MapOptions:
-    asked = choose_workers(given["workers"], given.pop("scheduler"))
-    return MapOptions(**given | {"workers": asked})
+    requested = choose_workers(given["workers"], given.pop("scheduler"))
+    return MapOptions(**given | {"workers": requested})
 
 
 # Decorator that replaces the parameter `options` of a command by the options of a map.
@@ -81,15 +81,17 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="Model: an .onnx file, an MLflow URI such as models:/NAME@champion, or auto for the registered "
-            "champion with the most bands that fits the stack."
+            "champion with the most bands that fits the stack.",
         ),
     ],
     raster: Annotated[
         str,
         typer.Argument(
+            metavar="RASTER",
             help="Stack to map, or any raster with the band names that the model expects: a path, or another name "
-            "that GDAL opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
+            "that GDAL opens: /vsicurl/https://…, /vsizip/…, /vsis3/…",
         ),
     ],
     out: OutFolder,

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @app.command("register", rich_help_panel=MODELS)
 def register(
     band_set: Annotated[
-        str | None, typer.Argument(help="Band set of params.yaml. Default: all that have a trained model.")
+        str | None,
+        typer.Argument(metavar="BAND_SET", help="Band set of params.yaml. Default: all that have a trained model."),
     ] = None,
 ) -> None:
     """Register a trained model in MLflow as champion or challenger.
@@ -33,7 +34,7 @@ def register(
     blocks and all gate areas together is higher than that of the current champion (both are scored again on the current
     data); otherwise it becomes the challenger.
 
-    A model that is worse than the champion is no error. A model that breaks a rule of the gate about itself (parity,
+    Being worse than the champion is not an error. A model that breaks a rule of the gate about itself (parity,
     contract, size, speed) is registered, and the exit code is 1. A model that is no better than mapping every pixel, or
     none, as landslide, on its validation blocks or on a gate area, never becomes champion unless
     promotion.require_skill is false. A challenger that is compared on fewer than six blocks does not replace the
@@ -57,8 +58,8 @@ def register(
     for name in [band_set] if band_set else trained:
         done = promotion.register(project, name)
         print(f"{done.name} version {done.version} is {done.alias}: {done.reason}")
-        for weak in done.warnings:
-            print(f"warning: {done.name} version {done.version} is {weak}")
+        for problem in done.warnings:
+            print(f"warning: {done.name} version {done.version} is {problem}")
         if done.variants:
             print(f"{done.name} version {done.version} also holds the model in {' and '.join(done.variants)}")
         for file in done.passed_over:
@@ -75,7 +76,9 @@ app.add_typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-ModelName = Annotated[str, typer.Argument(help="Name of a registered model, such as landslide-unet-7band.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a registered model, such as landslide-unet-7band.")
+]
 MODEL_HELP = "Model: an .onnx file, or a registered one as NAME (its champion), NAME@ALIAS or NAME/VERSION."
 
 
@@ -150,7 +153,7 @@ def show(
 @models.command("compare")
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Second model, in the same forms.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second model, in one of the forms of A.")],
     area: Annotated[str, typer.Option(help="Labelled area of params.yaml.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for difference.tif, difference.png and comparison.json.")
@@ -192,7 +195,9 @@ def compare(
 @models.command("promote")
 def promote(
     name: ModelName,
-    version: Annotated[int, typer.Argument(min=1, help="Number of the version in talud models list.")],
+    version: Annotated[
+        int, typer.Argument(metavar="VERSION", min=1, help="Number of the version in talud models list.")
+    ],
 ) -> None:
     """Promote a version to champion if it passes the gate.
 

@@ -77,7 +77,7 @@ def serve(
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(keys, name="keys", help="Create, list and revoke API keys of the service.", rich_help_panel=SERVICE)
 
-KeyName = Annotated[str, typer.Argument(help="Name of the person or organisation that uses the key.")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or organisation that uses the key.")]
 
 
 @keys.command("add")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @app.command("train", rich_help_panel=TRAINING)
 def train(
-    band_set: Annotated[str, typer.Argument(help="Band set of params.yaml.", show_default=False)],
+    band_set: Annotated[str, typer.Argument(metavar="BAND_SET", help="Band set of params.yaml.", show_default=False)],
     search: Annotated[
         str | None, typer.Option(metavar="NAME", help="Search of params.yaml. Default: the value of `search` there.")
     ] = None,
@@ -58,10 +58,10 @@ def train(
     from talud.project import Project
     from talud.training import study, trial_runner
 
-    asked = maps.choose_workers(workers, scheduler)
+    requested = maps.choose_workers(workers, scheduler)
     project = Project.find()
     with (
-        trial_runner.open_workers(asked, project) if asked else nullcontext(trial_runner.run_here) as runner,
+        trial_runner.open_workers(requested, project) if requested else nullcontext(trial_runner.run_here) as runner,
         show_progress(f"train {band_set}", "epochs") as report,
     ):
 
@@ -74,17 +74,20 @@ def train(
         print(f"{entry.hyperparameters.name}: {entry.summary}")
     path = project.model(band_set)
     print(f"{path.relative_to(project.root)}: exported from trial {result.best.hyperparameters.name}")
-    if weak := read_contract(path).measured.lack_of_skill:
-        print(f"warning: the model is {weak}")
+    if problem := read_contract(path).measured.lack_of_skill:
+        print(f"warning: the model is {problem}")
 
 
 @app.command("finetune", rich_help_panel=TRAINING)
 def finetune(
     model: Annotated[
         str,
-        typer.Argument(help=MODEL_HELP),
+        typer.Argument(metavar="MODEL", help=MODEL_HELP),
     ],
-    area: Annotated[str, typer.Argument(help="Labelled area of params.yaml that is not a training area of the model.")],
+    area: Annotated[
+        str,
+        typer.Argument(metavar="AREA", help="Labelled area of params.yaml that is not a training area of the model."),
+    ],
     patches: Annotated[int, typer.Option(min=1, help="Number of labelled patches to train on, such as 10.")],
     out: Annotated[
         Path | None, typer.Option(help="Write the new model to this .onnx file instead of registering it.")
@@ -144,18 +147,20 @@ def finetune(
         )
     if out is not None:
         registration.write_model(out, made.graph, made.contract)
-        place = str(out)
+        location = str(out)
     else:
-        place = registration.register_derived(project.root, source, made.graph, made.contract, alias="challenger").uri
+        location = registration.register_derived(
+            project.root, source, made.graph, made.contract, alias="challenger"
+        ).uri
     tuning = made.contract.derived.finetuned
     assert tuning is not None
     if as_json:
-        said = {
-            "made": place,
+        summary = {
+            "made": location,
             "made_weights": made.contract.origin.weights,
             "made_threshold": made.contract.measured.threshold,
         }
-        print(json.dumps({**said, **tuning.model_dump()}, indent=2))
+        print(json.dumps({**summary, **tuning.model_dump()}, indent=2))
         return
     trained_on = counted(tuning.patches, "patch", "patches")
     print(f"{trained_on} of {area}, {counted(tuning.landslide_pixels, 'landslide pixel')}")
@@ -168,7 +173,7 @@ def finetune(
     if made.lack_of_skill:
         print(f"warning: on these patches the fine-tuned model is {made.lack_of_skill}")
     print(f"threshold: {source.contract.measured.threshold:.2f} before, {made.contract.measured.threshold:.2f} after")
-    print(f"{source.title}, fine-tuned to {tuning.area}: {place}")
+    print(f"{source.title}, fine-tuned to {tuning.area}: {location}")
 
 
 def _why_no_rehearsal(contract: Contract) -> str:
@@ -181,9 +186,11 @@ def _why_no_rehearsal(contract: Contract) -> str:
 def adapt(
     model: Annotated[
         str,
-        typer.Argument(help=MODEL_HELP),
+        typer.Argument(metavar="MODEL", help=MODEL_HELP),
     ],
-    raster: Annotated[str, typer.Argument(help="Stack of the new area; a larger one gives better statistics.")],
+    raster: Annotated[
+        str, typer.Argument(metavar="RASTER", help="Stack of the new area; a larger one gives better statistics.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Write the new model to this .onnx file instead of registering it.")
     ] = None,
@@ -237,15 +244,15 @@ def adapt(
     made = alignment.adapt(source, raster, area, strength)
     if out is not None:
         registration.write_model(out, made.graph, made.contract)
-        place = str(out)
+        location = str(out)
     else:
-        place = registration.register_derived(root, source, made.graph, made.contract).uri
+        location = registration.register_derived(root, source, made.graph, made.contract).uri
     adaptation = made.contract.derived.adapted
     assert adaptation is not None
     if as_json:
         print(
             json.dumps(
-                {"made": place, "made_weights": made.contract.origin.weights, **adaptation.model_dump()}, indent=2
+                {"made": location, "made_weights": made.contract.origin.weights, **adaptation.model_dump()}, indent=2
             )
         )
         return
@@ -253,12 +260,14 @@ def adapt(
         f"agreement over rotations and reflections: {adaptation.agreement_before:.3f} before, "
         f"{adaptation.agreement_after:.3f} after; strength {adaptation.strength:g}"
     )
-    print(f"{source.title}, adapted to {adaptation.area}: {place}")
+    print(f"{source.title}, adapted to {adaptation.area}: {location}")
 
 
 @app.command("quantize", rich_help_panel=TRAINING)
 def quantize(
-    model: Annotated[Path, typer.Argument(help="Model in float32, as written by talud train.", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model in float32, as written by talud train.", show_default=False)
+    ],
     precision: Annotated[
         Literal["int8", "float16"],
         typer.Option(help="int8: three times as fast on CPUs with VNNI; float16: for GPUs."),
@@ -282,7 +291,7 @@ def quantize(
     made = variant.make_variant(Project.find(), model, precision)
     loss, f1 = made.contract.measured.loss, made.contract.measured.scores["f1"]
     print(f"{made.path}: F1 {f1:.4f} on the validation blocks, {f1 + loss['f1']:.4f} in float32")
-    if weak := made.contract.measured.lack_of_skill:
-        print(f"warning: the model is {weak}")
+    if problem := made.contract.measured.lack_of_skill:
+        print(f"warning: the model is {problem}")
     mean, largest = loss["mean_difference"], loss["largest_difference"]
     print(f"difference of probabilities: mean {mean:.2g}, largest {largest:.2g}")
