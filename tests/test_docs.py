@@ -1,4 +1,4 @@
-"""Tests of the documentation: the built site, its generated reference, links, command blocks and lock files."""
+"""Tests of the documentation and of lock files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/tutorials/own-basin.md on the real basin, shortened: fewer epochs, a coarser grid."""
+"""Tests of the tutorial on a basin of one's own: fewer epochs, a coarser grid."""
 
 from __future__ import annotations
 

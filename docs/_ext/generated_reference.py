@@ -1,6 +1,6 @@
-"""Sphinx extension that writes the reference pages' tables from the code before each build.
+"""Sphinx extension that generates reference tables from the code.
 
-The fragments are written to `docs/reference/_generated/`, which git ignores; the pages include them.
+The fragments are written before each build to `docs/reference/_generated/`, which git ignores; the pages include them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write_fragments(_app: Sphinx) -> None:
 def shorten_signature(
     _app: Sphinx, _what: str, _name: str, obj: object, _options: object, signature: str | None, annotation: str | None
 ) -> tuple[str, str | None] | None:
-    """Replace the signature of a class whose parameters are fields of pydantic or private."""
+    """Replace the signature of a pydantic model or of a class with private fields."""
     if not inspect.isclass(obj) or not signature:
         return None
     if issubclass(obj, BaseModel):
