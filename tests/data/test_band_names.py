@@ -72,8 +72,8 @@ def test_descriptions_decide_where_they_are_known(
     [
         (("B1", "B2", "B3", "B4"), "have several meanings: red 4, green 3, blue 2 .by description, as Sentinel-2"),
         (("B1", "B2", "B3"), "have several meanings: red 3, green 2, blue 1 .by description, as Landsat 4 to 7"),
-        (("nir", "red", "green"), "has no band blue among its bands, which it calls nir, red, green"),
-        (("blue", "", ""), "has no band red, green among its bands, which it calls blue"),
+        (("nir", "red", "green"), "has no band blue among its bands, described as nir, red, green"),
+        (("blue", "", ""), "has no band red, green among its bands, described as blue"),
         (("VV", "VH", "ratio"), "has no band red, green, blue"),
         (("", "nir", ""), "has no band red, green, blue"),
         (("red", "green", "blue", "red", "green", "blue"), "bands 1, 4 can all be red"),
@@ -116,7 +116,7 @@ def test_the_evidence_is_said() -> None:
 
 
 def test_numbers_given_by_hand_win_over_a_description_with_a_warning() -> None:
-    with pytest.warns(TaludWarning, match="takes band 1 as red, which the file calls blue; band 3 as blue"):
+    with pytest.warns(TaludWarning, match="takes band 1 as red, which the file describes as blue; band 3 as blue"):
         taken = band_names.check_given_numbers(described("blue", "green", "red"), DEFAULT, "optical_bands")
     assert (taken.numbers, taken.text) == (DEFAULT, "red 1, green 2, blue 3 (as given)")
 

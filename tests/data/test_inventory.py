@@ -101,7 +101,7 @@ def test_of_several_layers_the_named_one_is_read(tmp_path: Path) -> None:
 
 def test_points_are_no_polygons(tmp_path: Path) -> None:
     path = write(tmp_path / "inventory.gpkg", [Point(400_010, 599_900)])
-    with pytest.raises(SourceError, match="holds no layer of polygons"):
+    with pytest.raises(SourceError, match="has no layer of polygons"):
         Polygons.read(path, "inventory", UTM)
 
 

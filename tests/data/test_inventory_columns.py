@@ -166,6 +166,6 @@ def test_edits_as_qgis_exports_them_after_a_split(tmp_path: Path) -> None:
 def test_a_text_that_a_shapefile_would_cut_is_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path, "inventory.shp")
     before = (tmp_path / "data/inventory.dbf").read_bytes()
-    with pytest.raises(SourceError, match=r"column 'why' holds a text of 300 bytes.* can hold 254"):
+    with pytest.raises(SourceError, match=r"column 'why' has a text of 300 bytes.* can store 254"):
         revise_inventory(project, "here", geojson(tmp_path / "edits.geojson", why=["x" * 300, "", ""]))
     assert (tmp_path / "data/inventory.dbf").read_bytes() == before

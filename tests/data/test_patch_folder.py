@@ -137,9 +137,9 @@ def test_bands_of_patches_are_found_by_description(tmp_path: Path) -> None:
     explicit = PatchFolder.find(tmp_path, PatchData(bands={"red": 1, "green": 2, "blue": 3}))
     np.testing.assert_array_equal(explicit.read(explicit.pairs[0])[0], values)
     write("2.tif", "red", "green", "blue")
-    assert "2.tif: calls its bands red, green, blue, in another order than 1.tif" in refusal(tmp_path)
+    assert "2.tif: describes its bands as red, green, blue, in another order than 1.tif" in refusal(tmp_path)
     write("2.tif", "nir", "red", "green")
-    assert "has no band blue among its bands, which it calls nir, red, green" in refusal(tmp_path)
+    assert "has no band blue among its bands, described as nir, red, green" in refusal(tmp_path)
 
 
 def hdf5_pair(folder: Path, number: int, seed: int) -> np.ndarray:
@@ -189,16 +189,16 @@ def test_an_index_chooses_patches(tmp_path: Path) -> None:
     assert "area = 'c'" in refusal(tmp_path, index="areas.csv", where="area = 'c'")
     assert "areas.csv" in refusal(tmp_path, index="areas.csv", where="no such column = 1")
     (tmp_path / "areas.csv").write_text("patch,area\n0012,a\n")
-    assert "names patch '0012', which is none of the 4 images" in refusal(tmp_path, index="areas.csv")
+    assert "names patch '0012', which is not among the 4 images" in refusal(tmp_path, index="areas.csv")
     assert "none.csv" in refusal(tmp_path, index="none.csv")
 
 
 def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     png_pair(tmp_path, "1", 1)
     assert "expected" not in refusal(tmp_path / "nowhere")
-    assert "holds no image" in refusal(tmp_path, images="elsewhere")
+    assert "has no image" in refusal(tmp_path, images="elsewhere")
     assert "neither a folder in it nor a pattern" in refusal(tmp_path, images="/images/*.png")
-    assert "red is said to be number 4" in refusal(tmp_path, bands={"red": 4})
+    assert "red has the number 4" in refusal(tmp_path, bands={"red": 4})
     png_pair(tmp_path, "2", 2, side=SIDE + 1)
     assert "2.png: has 17 pixels a side, but 1.png has 16" in refusal(tmp_path)
     Image.fromarray(pixels(2)[:9]).save(tmp_path / "images" / "2.png")
@@ -223,7 +223,7 @@ def test_a_mask_must_be_one(tmp_path: Path) -> None:
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     png_pair(tmp_path, "1", 1)
     png_pair(tmp_path, "image_1", 1)
-    assert "both are patch 1" in refusal(tmp_path)
+    assert "both are named as patch 1" in refusal(tmp_path)
 
 
 def test_a_patch_without_a_mask_is_unknown(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_an_area_of_patches_has_what_its_role_and_the_band_sets_need(tmp_path: P
     with pytest.raises(SourceError, match="band set '3band' needs green"):
         build_patch_stack(Project(tmp_path, params(patches={"bands": {"red": 1, "blue": 3}})), "there")
     (tmp_path / "data" / "masks" / "1.png").unlink()
-    with pytest.raises(SourceError, match="mark no landslide"):
+    with pytest.raises(SourceError, match="contain no landslide"):
         build_patch_stack(Project(tmp_path, params(patches={})), "there")
     assert not (tmp_path / "stacks" / "there.tif").exists()
     record = build_patch_stack(Project(tmp_path, params(patches={}, role="transfer")), "there")

@@ -236,5 +236,5 @@ def test_patches_that_cannot_be_dealt_are_refused(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 1, 2, 13])
     with pytest.raises(StudyError, match="none of the patches for test holds a landslide"):
         split_blocks(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
-    with pytest.raises(StudyError, match="patches of 8 pixels, which cannot be cut into some of 6"):
+    with pytest.raises(StudyError, match="patches of 8 pixels, which cannot be divided into patches of 6"):
         split_blocks(mask, SplitOptions(block=8, patch=6, validation=0.2, test=0.2), seed=1)

@@ -83,11 +83,11 @@ def instead(name: str, fill: Fill) -> Fill:
     return put
 
 
-NOT_DEGREES = r"1 of 1 feature\(s\) has a coordinate such as \(400300, 599700\), which is no longitude and latitude"
+NOT_DEGREES = r"1 of 1 feature\(s\) has a coordinate such as \(400300, 599700\), which is not a longitude and latitude"
 REFUSED: dict[str, tuple[Fill, str]] = {
     "GeoJSON in metres without crs": (
         instead("inventory.geojson", lambda path: geojson(path, SQUARE)),
-        r"inventory\.geojson: " + NOT_DEGREES + r", as a GeoJSON without another 'crs' holds \(RFC 7946\).*-a_srs",
+        r"inventory\.geojson: " + NOT_DEGREES + r", as a GeoJSON without another 'crs' must have \(RFC 7946\).*-a_srs",
     ),
     "metres in EPSG:4326": (
         lambda at: write(at / "inventory.gpkg", SQUARE, crs=WGS84),
@@ -99,11 +99,11 @@ REFUSED: dict[str, tuple[Fill, str]] = {
     ),
     "degrees in UTM": (
         lambda at: write(at / "inventory.gpkg", degrees(SQUARE)),
-        r"none of its 1 polygons lies in area 'here'; .*its coordinates are those of EPSG:4326, but it says EPSG:32618",
+        r"none of its 1 polygons is in area 'here'; .*its coordinates are those of EPSG:4326, but it states EPSG:32618",
     ),
     "latitude before longitude": (
         instead("inventory.geojson", lambda path: geojson(path, swapped(degrees(SQUARE)))),
-        r"lies in area 'here'; .*its x and y are swapped",
+        r"is in area 'here'; .*its x and y are swapped",
     ),
     "north before east": (lambda at: write(at / "inventory.gpkg", swapped(SQUARE)), "its x and y are swapped"),
     "swapped degrees in UTM": (
@@ -111,27 +111,27 @@ REFUSED: dict[str, tuple[Fill, str]] = {
     ),
     "another UTM zone": (
         lambda at: write(at / "inventory.gpkg", SQUARE, crs="EPSG:32617"),
-        r"its coordinates are those of EPSG:32618, but it says EPSG:32617.*-a_srs EPSG:32618",
+        r"its coordinates are those of EPSG:32618, but it states EPSG:32617.*-a_srs EPSG:32618",
     ),
     "250 km away": (
-        lambda at: write(at / "inventory.gpkg", AWAY), r"the nearest lies 249 km away; look at its coordinate reference"
+        lambda at: write(at / "inventory.gpkg", AWAY), r"the nearest is 249 km away; check its coordinate reference"
     ),
     "NaN": (
         lambda at: write(at / "inventory.gpkg", SQUARE, without_number()),
-        r"1 of 2 feature\(s\) has a coordinate that is no number",
+        r"1 of 2 feature\(s\) has a coordinate that is not finite",
     ),
     "boundary elsewhere": (
         lambda at: write(at / "boundary.gpkg", AWAY), r"boundary\.gpkg: none of its 1 polygons lies .*249 km"
     ),
     "boundary in metres without crs": (
-        lambda at: geojson(at / "boundary.geojson", SQUARE), r"boundary\.geojson: .*no longitude and latitude"
+        lambda at: geojson(at / "boundary.geojson", SQUARE), r"boundary\.geojson: .*not a longitude and latitude"
     ),
-    "boundary without polygons": (lambda at: write(at / "boundary.gpkg", shapely.Polygon()), "holds no polygons, so"),
+    "boundary without polygons": (lambda at: write(at / "boundary.gpkg", shapely.Polygon()), "has no polygons, so"),
     "cloud in metres without crs": (
-        lambda at: geojson(at / "cloud.geojson", SQUARE), r"cloud\.geojson: .*no longitude and latitude"
+        lambda at: geojson(at / "cloud.geojson", SQUARE), r"cloud\.geojson: .*not a longitude and latitude"
     ),
     "cloud in another zone": (
-        lambda at: write(at / "cloud.gpkg", SQUARE, crs="EPSG:32617"), "cloud.gpkg: .*those of EPSG:32618, but it says"
+        lambda at: write(at / "cloud.gpkg", SQUARE, crs="EPSG:32617"), ".*those of EPSG:32618, but it states"
     ),
     "cloud on another side of Earth": (
         lambda at: write(at / "cloud.gpkg", shapely.box(100, 10, 101, 11), crs=WGS84), r"cloud.gpkg: none of its"
@@ -182,7 +182,7 @@ def test_clouds_beside_the_area_are_warned_of(talud: Run, folder: Path, name: st
     code, _, err = talud("stack", "here")
     assert code == 0
     assert err.splitlines()[-1].startswith("talud: warning: ")
-    assert re.search(rf"{name}: none of its 1 polygons lies in area 'here'; the nearest lies 249 km away", err)
+    assert re.search(rf"{name}: none of its 1 polygons is in area 'here'; the nearest is 249 km away", err)
     with rasterio.open(folder.parent / "stacks/here.tif") as dataset:
         assert np.isfinite(dataset.read(1)).all()
 
@@ -197,7 +197,7 @@ def test_map_and_stack_like_check_the_place_of_clouds(talud: Run, folder: Path, 
     sources = ["--optical", folder / "optical.tif", "--cloud", write(folder / "far.gpkg", SQUARE, crs="EPSG:32617")]
     code, _, err = talud("stack", "--like", tiny_model, *sources, "--out", folder / "out.tif")
     assert code == 1
-    assert "those of EPSG:32618, but it says EPSG:32617" in err
+    assert "those of EPSG:32618, but it states EPSG:32617" in err
     assert not (folder / "out.tif").exists()
     sources[-1] = write(folder / "beside.gpkg", AWAY)
     code, _, err = talud("map", "--model", tiny_model, *sources, "--out", folder / "map")
@@ -210,7 +210,7 @@ def test_corrections_elsewhere_are_refused_with_the_reason(talud: Run, folder: P
     geojson(folder / "edits.geojson", SQUARE)
     code, _, err = talud("inventory", "import", folder / "edits.geojson", "--area", "here")
     assert code == 1
-    assert "no longitude and latitude" in err
+    assert "not a longitude and latitude" in err
     geojson(folder / "edits.geojson", swapped(degrees(SQUARE)))
     code, _, err = talud("inventory", "import", folder / "edits.geojson", "--area", "here")
     assert code == 1

@@ -93,10 +93,10 @@ def test_neither_tag_nor_params_is_an_error_that_says_what_to_set(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "unit", "said"),
     [
-        ({"units": ("dB",)}, "power", r"s\.tif: states dB .band unit., but sar_unit says power"),
-        ({"tags": {"SAR_UNIT": "dB"}}, "amplitude", r"states dB .tag SAR_UNIT., but sar_unit says amplitude"),
-        ({"descriptions": ("Gamma0_VV_db",)}, "power", r"states dB .description., but sar_unit says power"),
-        ({"units": ("power",)}, "db", "states power .band unit., but sar_unit says dB"),
+        ({"units": ("dB",)}, "power", r"s\.tif: states dB .band unit., but sar_unit is power"),
+        ({"tags": {"SAR_UNIT": "dB"}}, "amplitude", r"states dB .tag SAR_UNIT., but sar_unit is amplitude"),
+        ({"descriptions": ("Gamma0_VV_db",)}, "power", r"states dB .description., but sar_unit is power"),
+        ({"units": ("power",)}, "db", "states power .band unit., but sar_unit is dB"),
         (
             {"units": ("dB",), "descriptions": ("Amplitude_VV",)},
             None,
@@ -118,7 +118,7 @@ def test_a_unit_that_contradicts_the_file_is_an_error(
 def test_values_above_zero_are_no_decibels(tmp_path: Path) -> None:
     power = np.random.default_rng(0).gamma(4.4, 0.02, (20, 20)).astype(np.float32)
     path = write_raster(tmp_path / "s.tif", power)
-    with sources.open_source(path) as dataset, pytest.raises(SourceError, match="nothing below 0, which is no backsc"):
+    with sources.open_source(path) as dataset, pytest.raises(SourceError, match="none below 0, which backsc"):
         sar.sar_layer(dataset, {"vv": 1}, "pre", "db", "db", 0)
 
 

@@ -109,12 +109,12 @@ BEFORE, AFTER = "S1A_IW_GRDH_1SDV_20150511T101010_20150511T101035.tif", "vv_2015
         (BEFORE, AFTER, {"event": "2015-05-18"}, []),
         (BEFORE, AFTER, {}, []),
         ("a.tif", "b.tif", {"event": "2015-05-18"}, []),
-        (AFTER, BEFORE, {}, ["is of 2015-05-23, not before that after it, of 2015-05-11"]),
-        (BEFORE, "x_20150511.tif", {}, ["is of 2015-05-11, not before that after it, of 2015-05-11"]),
+        (AFTER, BEFORE, {}, ["is of 2015-05-23, not earlier than the one after it, of 2015-05-11"]),
+        (BEFORE, "x_20150511.tif", {}, ["is of 2015-05-11, not earlier than the one after it, of 2015-05-11"]),
         (BEFORE, AFTER, {"event": "2015-06-01"}, ["2015-05-23, before the event of 2015-06-01"]),
         (BEFORE, AFTER, {"event": "2015-05-01"}, ["2015-05-11, not before the event of 2015-05-01"]),
         (AFTER, BEFORE, {"acquired": {"sar_pre": "2015-05-11", "sar_post": "2015-05-23"}},
-         ["say 2015-05-23, but it is given as of 2015-05-11", "say 2015-05-11, but it is given as of 2015-05-23"]),
+         ["state 2015-05-23, but its given date is 2015-05-11", "state 2015-05-11, but its given date is 2015-05-23"]),
     ],
 )  # fmt: skip
 def test_scenes_in_the_wrong_order_are_named(

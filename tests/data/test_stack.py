@@ -348,9 +348,9 @@ def no_sar(folder: Path) -> None:
         (mask_as_image, r"optical\.tif: has 1 band"),
         (no_raster, r"optical\.tif: cannot be read as a raster"),
         (no_inventory, "area 'here' has the role training but no inventory"),
-        (empty_inventory, r"inventory\.gpkg: holds no polygons"),
-        (inventory_elsewhere, r"none of its 1 polygons lies in area 'here'"),
-        (inventory_too_fine, "marks no pixel inside the boundary by the rule 'centre'"),
+        (empty_inventory, r"inventory\.gpkg: has no polygons"),
+        (inventory_elsewhere, r"none of its 1 polygons is in area 'here'"),
+        (inventory_too_fine, "covers no pixel inside the boundary by the rule 'centre'"),
         (unreadable_inventory, r"inventory\.gpkg: cannot be read as polygons"),
         (unreadable_cloud, r"cloud\.geojson: cannot be read as polygons"),
         (no_unit, r"sar_pre\.tif: neither its unit nor its tags"),
@@ -398,10 +398,10 @@ def test_an_unwritable_folder_is_an_output_error(project: Project) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"crs": "EPSG:4326"}, "does not count true metres at the area; take its UTM zone, EPSG:32618"),
-        ({"crs": "EPSG:nonsense"}, "is no coordinate system"),
+        ({"crs": "EPSG:4326"}, "are not true metres at the area; use its UTM zone, EPSG:32618"),
+        ({"crs": "EPSG:nonsense"}, "is not a coordinate reference system"),
         ({"bounds": [0, 0, 100, 100]}, "does not overlap area 'here'.*the bounds that params.yaml sets"),
-        ({"optical_bands": {"red": 1}}, "band set 'rgb' needs green, but optical_bands does not say which band"),
+        ({"optical_bands": {"red": 1}}, "band set 'rgb' needs green, but optical_bands does not state which band"),
     ],
 )
 def test_a_bad_area_is_said(project: Project, changes: dict[str, Any], said: str) -> None:
@@ -495,7 +495,7 @@ def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
     bare = write_raster(tmp_path / "bare.tif", image, 25)
     build_stack_for_model(contract("blue", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")["blue"][4, 4] == 3
-    with pytest.raises(SourceError, match="say which bands they are with --optical-bands"):
+    with pytest.raises(SourceError, match="set the band numbers with --optical-bands"):
         build_stack_for_model(contract("red", "nir", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
     told = Area.create(role="transfer", folder=".", optical_bands={"red": 2, "nir": 1})
     build_stack_for_model(contract("red", "nir", unit="DN"), told, {"optical": bare}, tmp_path / "out.tif")
@@ -546,7 +546,7 @@ def test_numbers_in_params_win_over_descriptions_with_one_warning(
     said = capsys.readouterr()
     assert "bands of optical: blue 3, green 2, red 1 (as given)\n" in said.out
     assert said.err.count("talud: warning: ") == said.err.count("\n") == 1
-    assert "band 1 as red, which the file calls blue" in said.err
+    assert "band 1 as red, which the file describes as blue" in said.err
     assert read(project.stack("here"))["red"][4, 4] == 1
 
 
@@ -571,7 +571,7 @@ def test_scale_and_offset_make_reflectance_of_an_image_that_states_none(
     arguments = ("stack", "--like", str(model), "--out", "new.tif", "--optical")
     assert run(project, monkeypatch, *arguments, "dn.tif") == 1
     err = capsys.readouterr().err
-    for part in ("red comes in DN", "--optical-scale", "0.0001", "January 2022, -0.1", "0.0000275 and -0.2"):
+    for part in ("red is in DN", "--optical-scale", "0.0001", "January 2022, -0.1", "0.0000275 and -0.2"):
         assert part in err
     assert run(project, monkeypatch, *arguments, "dn.tif", *SCALING) == 0
     with rasterio.open(project.root / "new.tif") as dataset:
@@ -615,7 +615,7 @@ def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: P
     folder, area = project.root / "data" / "here", Area.create(role="transfer", folder=".")
     with pytest.raises(SourceError, match="needs vv_pre: give --sar-pre FILE"):
         build_stack_for_model(contract("slope", "vv_pre"), area, {"dtm": folder / "dtm.tif"}, tmp_path / "out.tif")
-    with pytest.raises(MismatchError, match="red comes in reflectance, but the model 'asked' was trained on DN"):
+    with pytest.raises(MismatchError, match="red is in reflectance, but the model 'asked' was trained on DN"):
         build_stack_for_model(
             contract("red", unit="DN"), area, {"optical": folder / "optical.tif"}, tmp_path / "out.tif"
         )

@@ -39,14 +39,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 CHANGES = [
-    ({}, {"stack": {"resolution": 25}}, "resolution 12.5, and params.yaml says 25.0"),
-    ({}, {"stack": {"resolution": 12.5, "slope": "horn"}}, "slope zevenbergen_thorne, and params.yaml says horn"),
+    ({}, {"stack": {"resolution": 25}}, "resolution 12.5, but params.yaml states 25.0"),
+    ({}, {"stack": {"resolution": 12.5, "slope": "horn"}}, "slope zevenbergen_thorne, but params.yaml states horn"),
     ({}, {"stack": {"resolution": 12.5, "inventory_rule": "all_touched"}}, "inventory_rule centre, .* all_touched"),
-    ({"bounds": BOUNDS}, {}, r"bounds null, and params.yaml says \[400000"),
+    ({"bounds": BOUNDS}, {}, r"bounds null, but params.yaml states \[400000"),
     ({"optical_bands": {"red": 3, "green": 2, "blue": 1}}, {}, 'optical_bands .*"red": 1.*"red": 3'),
-    ({"files": {"optical": "other.tif"}}, {}, "files {}, and params.yaml says .*other.tif"),
-    ({"folder": "data/there"}, {}, "folder data/here, and params.yaml says data/there"),
-    ({"role": "gate"}, {}, "for the role training, and params.yaml says gate"),
+    ({"files": {"optical": "other.tif"}}, {}, "files {}, but params.yaml states .*other.tif"),
+    ({"folder": "data/there"}, {}, "folder data/here, but params.yaml states data/there"),
+    ({"role": "gate"}, {}, "for the role training, but params.yaml states gate"),
 ]
 
 

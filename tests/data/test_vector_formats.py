@@ -188,7 +188,10 @@ def test_an_inventory_that_cannot_be_written_is_not_corrected(talud: Run, tmp_pa
     before = (tmp_path / "data/inventory.kml").read_bytes()
     code, _, err = talud("inventory", "import", vector(tmp_path / "edits.gpkg"), "--area", "here")
     assert code == 1
-    assert "is read, but not written; convert it once: ogr2ogr inventory.gpkg inventory.kml" in err
+    assert (
+        "inventories of this format can be read but not written; convert it: ogr2ogr inventory.gpkg inventory.kml"
+        in err
+    )
     assert (tmp_path / "data/inventory.kml").read_bytes() == before
 
 

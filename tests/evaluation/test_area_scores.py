@@ -115,7 +115,7 @@ def test_training_area_is_scored_on_its_test_blocks_only(
 
 def test_assess_area_refuses_test_blocks_of_another_split(small_project: Project) -> None:
     changed = {**small_project.params.split_hyperparameters, "seed": 8}
-    with pytest.raises(StudyError, match=r"was trained with seed 8, params.yaml says 7"):
+    with pytest.raises(StudyError, match=r"was trained with seed 8, but params.yaml states 7"):
         assess_area(change_contract(small_project, hyperparameters=changed), small_project, "home")
 
 

@@ -213,7 +213,7 @@ BAD = {
     "a missing mask": (spoil_missing_mask, "10.png: has no mask in"),
     "a mask of another size": (spoil_size, "7.png: has 31 columns × 30 rows, but the patches have 30 × 30"),
     "grey images": (spoil_channel, "has 1 channel without names; give them"),
-    "one grey image": (spoil_one_channel, "7.png: has 1 channel, but green is said to be number 2"),
+    "one grey image": (spoil_one_channel, "7.png: has 1 channel, but green has the number 2"),
     "no green band": (spoil_names, "has no band green; it has red, nir, blue, the model expects red, green, blue"),
     "values of another scale": (spoil_values, "band 'red' holds"),
     "a file that is no picture": (spoil_picture, "31.png: cannot be read as a raster"),

@@ -223,7 +223,9 @@ def test_evaluate_refuses_test_blocks_of_another_split(small_project: Project, c
     path, present = small_project.model("3band"), small_project.params.split_hyperparameters
     graph, contract = onnx.load(path), Model.load(path).contract
     export.save_model(graph, contract.replace(hyperparameters={**present, choice: 64}), path)
-    with pytest.raises(StudyError, match=rf"was trained with {words} 64, params.yaml says .* run talud train 3band"):
+    with pytest.raises(
+        StudyError, match=rf"was trained with {words} 64, but params.yaml states .* run talud train 3band"
+    ):
         evaluate(small_project, "3band")
     export.save_model(graph, contract.replace(hyperparameters=present), path)
     assert evaluate(small_project, "3band").test_assessment.confusion.tp > 0

@@ -93,7 +93,7 @@ def test_a_unit_that_no_champion_learned_from_is_no_support(talud: Run, tmp_path
     write_raster(tmp_path / "scaled.tif", image, scale=0.01)
     code, _, err = talud("map", "--optical", tmp_path / "scaled.tif", "--out", tmp_path / "map")
     assert (code, err.count("\n")) == (1, 1)
-    assert "landslide-unet-3band (red comes in reflectance, but" in err
+    assert "landslide-unet-3band (red is in reflectance, but" in err
 
 
 def test_a_damaged_source_is_no_reason_to_take_a_smaller_model(talud: Run, tmp_path: Path) -> None:

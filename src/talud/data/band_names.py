@@ -15,9 +15,9 @@ from rasterio.io import DatasetReader
 
 from talud.errors import SourceError, TaludWarning
 
-BandLabels = tuple[str | None, ...]  # of each band of a file, in order; None where nothing is known
+BandLabels = tuple[str | None, ...]  # meaning of each band of a file, in order; None if unknown
 
-# The first pattern that fits counts and is taken out, so that "red edge" is not red.
+# Each pattern that matches is removed from the text before the next one is tried, so that "red edge" is not red.
 _WORDS: Mapping[str, str] = {
     "thermal": r"thermal|tirs?\d*|lwir ?\d*",
     "swir1": r"swir ?(?:1|16|b11)|short ?wave ?infra ?red ?1",
@@ -50,7 +50,7 @@ _WORDS: Mapping[str, str] = {
 }
 _PATTERNS = {name: re.compile(rf"\b(?:{words})\b") for name, words in _WORDS.items()}
 _LETTERS = {"r": "red", "g": "green", "b": "blue", "n": "nir", "a": "alpha"}
-# B04, B8A, Band 4, SR_B4, sr_band4, also within T48PXS_20200101T030541_B04_10m.
+# Matches B04, B8A, Band 4, SR_B4, sr_band4, also within T48PXS_20200101T030541_B04_10m.
 _CODE = re.compile(
     r"(?<![a-z0-9])(?:(?P<prefix>sr|st)[ _-]?)?b(?:and)?[ _-]?(?P<number>8a|0?8a|0[1-9]|1[0-3]|[1-9])(?![a-z0-9])", re.I
 )
@@ -82,7 +82,8 @@ _MISSION_TAGS = frozenset({"SPACECRAFT_ID", "SPACECRAFT", "SATELLITE", "SATELLIT
                            "SENSOR_ID", "PRODUCT_URI", "CONSTELLATION", "DATATAKE_1_SPACECRAFT_NAME"})  # fmt: skip
 _POLARISATION_TAGS = frozenset({"POLARIZATION", "POLARISATION", "POLARIZATIONS", "POLARISATIONS"})
 _BY_POSITION = "by position, since the file does not name them"
-_MAX_POSITIONAL_BANDS = 4  # a file of more bands that are called B1, B2, … has the numbers of a satellite
+# Up to this number of bands, the names B1, B2, … may be positions; with more bands they are a satellite's numbers.
+_MAX_POSITIONAL_BANDS = 4
 
 
 class MissingBandError(SourceError):
@@ -172,7 +173,7 @@ def find_optical_bands(
     Raises:
         MissingBandError: A band cannot be identified, or the file contradicts the positions.
     """
-    advice = f"say which bands they are with {option}, for example red=3,green=2,blue=1"
+    advice = f"set the band numbers with {option}, for example red=3,green=2,blue=1"
     return _find_bands(file, _readings(file), names, {}, default, advice)
 
 
@@ -188,7 +189,7 @@ def find_sar_bands(file: BandDescriptions, names: Sequence[str], time: str, defa
     Raises:
         MissingBandError: A band cannot be identified, or the file contradicts the positions.
     """
-    advice = "say which bands they are with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
+    advice = "set the band numbers with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
     exact = {name: f"{name}_{time}" for name in names}
     return _find_bands(file, {"by description": _polarisations(file)}, names, exact, default, advice)
 
@@ -197,7 +198,7 @@ def check_given_numbers(file: BandDescriptions, numbers: Mapping[str, int], key:
     """Return the user's band numbers; warn if the file describes other bands."""
     readings = [*_readings(file).values()] if key == "optical_bands" else [_polarisations(file)]
     if not any(file.descriptions) and key == "optical_bands":
-        readings = [(None,) * len(file.descriptions)]  # GDAL calls the first bands red, green, blue by itself
+        readings = [(None,) * len(file.descriptions)]  # GDAL declares any first bands red, green, blue
     contradicted = []
     for name, number in numbers.items():
         wanted = parse_band_name(name)
@@ -205,7 +206,7 @@ def check_given_numbers(file: BandDescriptions, numbers: Mapping[str, int], key:
         label = described.pop()
         if wanted and label and not described and label != "alpha" and _family(label) != _family(wanted):
             contradicted.append(
-                f"band {number} as {name}, which the file calls {file.descriptions[number - 1] or label}"
+                f"band {number} as {name}, which the file describes as {file.descriptions[number - 1] or label}"
             )
     if contradicted:
         warnings.warn(f"{file.path}: {key} takes {'; '.join(contradicted)}", TaludWarning, stacklevel=2)
@@ -238,7 +239,8 @@ def _readings(file: BandDescriptions) -> dict[str, BandLabels]:
     counted = all(number == str(place) for place, number in enumerate(numbers, start=1) if codes[place - 1])
     plain = not any(code["prefix"] or code["number"].startswith("0") for code in found)
     if counted and plain and len(numbers) <= _MAX_POSITIONAL_BANDS and not _named_missions(file):
-        if any(re.match(r"band", code[0], re.I) for code in found):  # "Band 1" is what software calls any first band
+        # Software calls any first band "Band 1".
+        if any(re.match(r"band", code[0], re.I) for code in found):
             return {"by colour interpretation": tuple(_COLOURS.get(colour) for colour in file.colours)}
         readings["by position"] = tuple(words)
     return readings
@@ -261,7 +263,7 @@ def _missions(file: BandDescriptions, codes: Sequence[re.Match[str]]) -> Iterabl
     if padded or "wavelength" in " ".join(file.descriptions):
         possible = [SENTINEL_2]
     elif surface:
-        possible = [LANDSAT_8] if "6" in surface else [LANDSAT_8, LANDSAT_5]  # band 6 of the older ones is thermal
+        possible = [LANDSAT_8] if "6" in surface else [LANDSAT_8, LANDSAT_5]  # band 6 of older Landsats is thermal
     else:
         possible = [SENTINEL_2, LANDSAT_8, LANDSAT_5]
     return [mission for mission in possible if numbers <= _BAND_NUMBERS[mission].keys()] or possible
@@ -331,8 +333,8 @@ def _find_bands(
 
 def _describe_bands(file: BandDescriptions) -> str:
     if any(file.descriptions):
-        return f"its bands, which it calls {file.summary}"
-    return f"its {len(file.descriptions)} band(s), which it does not name"
+        return f"its bands, described as {file.summary}"
+    return f"its {len(file.descriptions)} band(s), which have no description"
 
 
 def _band_number(file: BandDescriptions, labels: BandLabels, name: str, exact: str, advice: str) -> int | None:

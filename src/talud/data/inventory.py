@@ -25,7 +25,7 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.vector import check_supported_format, open_vector
 
-# Polygons farther from an area than this cannot belong to its image: no satellite's swath is as wide.
+# Polygons farther from an area than this cannot belong to its image; no satellite has a wider swath.
 MAX_SWATH_METRES = 500_000.0
 _GEOJSON = frozenset({".geojson", ".json"})
 _WGS84 = CRS.from_epsg(4326)
@@ -64,7 +64,7 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
     wrong = np.asarray(~np.isfinite(points).all(axis=1))
     if wrong.any():
         raise SourceError(
-            f"{path}: {_count_features(geometries, wrong)} a coordinate that is no number (NaN or infinite); "
+            f"{path}: {_count_features(geometries, wrong)} a coordinate that is not finite (NaN or infinite); "
             "draw it again, or delete it"
         )
     if not frame.crs.is_geographic:
@@ -75,13 +75,13 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
     if wrong.any():
         x, y = points[wrong][0]
         stated = (
-            "a GeoJSON without another 'crs' holds (RFC 7946)"
+            "a GeoJSON without another 'crs' must have (RFC 7946)"
             if path.suffix.lower() in _GEOJSON
             else f"its coordinate reference system ({_crs_name(frame.crs)}) has"
         )
         raise SourceError(
-            f"{path}: {_count_features(geometries, wrong)} a coordinate such as ({x:.10g}, {y:.10g}), which is no "
-            f"longitude and latitude, as {stated}; export it again in the right system, or assign that: ogr2ogr "
+            f"{path}: {_count_features(geometries, wrong)} a coordinate such as ({x:.10g}, {y:.10g}), which is not a "
+            f"longitude and latitude, as {stated}; export it again in the right CRS, or assign that: ogr2ogr "
             f"-a_srs EPSG:… right.gpkg {path.name}"
         )
 
@@ -105,13 +105,13 @@ def find_misplacement(
         return None
     metres = float(shapely.distance(geometries, area).min(initial=math.inf)) * grid.metres_per_unit
     away = (
-        f"the nearest lies {_format_length(metres)} away"
+        f"the nearest is {_format_length(metres)} away"
         if math.isfinite(metres)
-        else "they lie on another side of Earth"
+        else "they are on another side of Earth"
     )
     reason = _explain_misplacement(crs, extent, grid)
     return Misplacement(
-        f"{away}; " + (reason or f"look at its coordinate reference system, {_crs_name(crs)}"),
+        f"{away}; " + (reason or f"check its coordinate reference system, {_crs_name(crs)}"),
         metres,
         reason is not None,
     )
@@ -126,11 +126,13 @@ def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
     for other in ([_WGS84] if degrees else []) + [grid.crs, warping.utm_zone(*warping.centre(grid))]:
         if other != crs and _touches(other, extent, grid):
             return (
-                f"its coordinates are those of {_crs_name(other)}, but it says {_crs_name(crs)}; assign the right one: "
-                f"ogr2ogr -a_srs {_crs_name(other)}"
+                f"its coordinates are those of {_crs_name(other)}, but it states {_crs_name(crs)}; assign the right "
+                f"CRS: ogr2ogr -a_srs {_crs_name(other)}"
             )
         if degrees and other == _WGS84 and crs != _WGS84 and _touches(other, (bottom, left, top, right), grid):
-            return f"its coordinates are latitude and longitude, swapped, but it says {_crs_name(crs)}; export it again"
+            return (
+                f"its coordinates are latitude and longitude, swapped, but it states {_crs_name(crs)}; export it again"
+            )
     return None
 
 
@@ -248,9 +250,9 @@ class Polygons:
 def _read_frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
     clause = f" with the filter {where!r}" if where else ""
     with open_vector(path, f" as polygons{clause}") as whole, warnings.catch_warnings():
-        # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
+        # OGR's warnings, such as on the ring order of a Shapefile, concern polygons that are repaired and counted here.
         warnings.simplefilter("ignore", RuntimeWarning)
-        # OGR's filter sees no column that is left out of the reading.
+        # OGR's filter can only use columns that are read.
         columns: list[str] | None = None if where else []
         return pyogrio.read_dataframe(whole, layer=find_polygon_layer(path, layer), where=where, columns=columns)
 
@@ -266,17 +268,20 @@ def find_polygon_layer(path: Path, wanted: str) -> str:
     with open_vector(path, " as polygons") as whole:
         found = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(whole)]
         layers = [name for name, kind in found if any(word in kind for word in kinds)]
-        if wanted not in layers and len(layers) > 1:  # the folders of a KML are layers that do not say what they hold
+        # The folders of a KML are layers without a geometry type.
+        if wanted not in layers and len(layers) > 1:
             layers = [
                 name for name, kind in found if name in layers and ("Poly" in kind or _may_hold_polygons(whole, name))
             ]
     if wanted in layers:
         return wanted
     if not layers:
-        raise SourceError(f"{path}: holds no layer of polygons")
+        raise SourceError(f"{path}: has no layer of polygons")
     if len(layers) > 1:
         names = ", ".join(layers)
-        raise SourceError(f"{path}: has {len(layers)} layers of polygons ({names}); keep one, or call it '{wanted}'")
+        raise SourceError(
+            f"{path}: has {len(layers)} layers of polygons ({names}); keep one, or rename the right one to '{wanted}'"
+        )
     return layers[0]
 
 

@@ -15,9 +15,9 @@ from talud.data.inventory import find_polygon_layer
 from talud.errors import SourceError
 from talud.vector import open_vector
 
-GEOMETRY_COLUMN = "geometry"  # the name of the polygons' column in a frame, which no attribute can have
-_MAX_SHAPEFILE_NAME_LENGTH = 10  # characters of a column's name, at most
-_MAX_SHAPEFILE_TEXT_BYTES = 254  # bytes of a text, at most
+GEOMETRY_COLUMN = "geometry"  # name of the polygons' column in a frame, which no attribute can have
+_MAX_SHAPEFILE_NAME_LENGTH = 10  # length of a column name in characters
+_MAX_SHAPEFILE_TEXT_BYTES = 254  # length of a text in bytes
 
 
 def read_frame(path: Path, layer: str) -> pandas.DataFrame:
@@ -75,13 +75,13 @@ def fit_columns(
         SourceError: A text is longer than a Shapefile column allows.
     """
     longest = _MAX_SHAPEFILE_NAME_LENGTH if suffix == ".shp" else None
-    exact = suffix not in (".shp", ".gpkg")  # names of GeoJSON that differ in case only are two
+    exact = suffix not in (".shp", ".gpkg")  # column names of GeoJSON are case-sensitive
     known = {name if exact else name.lower(): name for name in current.columns.drop(GEOMETRY_COLUMN)}
     kept_back = {name.lower() for name in reserved}
     taken: set[str] = set()
     names: dict[str, str] = {}
     columns = {GEOMETRY_COLUMN: frame[GEOMETRY_COLUMN]}
-    # First those that keep their names, so that none of these is given to another column.
+    # Columns that keep their names come first, so that no other column takes one of these names.
     order = sorted(
         frame.columns.drop(GEOMETRY_COLUMN), key=lambda name: (name not in current.columns, name.lower() in kept_back)
     )
@@ -139,7 +139,7 @@ def _check_text_lengths(path: Path, columns: dict[str, pandas.Series]) -> None:
         for value in values if name != GEOMETRY_COLUMN else ():
             if isinstance(value, str) and len(value.encode()) > _MAX_SHAPEFILE_TEXT_BYTES:
                 raise SourceError(
-                    f"{path}: the column '{name}' holds a text of {len(value.encode())} bytes, and the inventory, a "
-                    f"Shapefile, can hold {_MAX_SHAPEFILE_TEXT_BYTES}; shorten it, or turn the inventory into a "
+                    f"{path}: the column '{name}' has a text of {len(value.encode())} bytes, and the inventory, a "
+                    f"Shapefile, can store {_MAX_SHAPEFILE_TEXT_BYTES}; shorten it, or convert the inventory to a "
                     "GeoPackage"
                 )

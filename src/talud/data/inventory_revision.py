@@ -37,12 +37,12 @@ from talud.project import Project
 from talud.source_files import fingerprint
 from talud.vector import merge_pending_edits, open_vector, plain_path
 
-MAX_AREA_CHANGE = 0.01  # of a polygon's area: as much may mending it change
-SAME_OUTLINE_METRES = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
-_MAX_FEATURES_IN_ERROR = 5  # features, at most, that an error names
+MAX_AREA_CHANGE = 0.01  # share of a polygon's area by which repairing it may change the area
+SAME_OUTLINE_METRES = 0.001  # largest distance of equal outlines; editing in another CRS moves them by less
+_MAX_FEATURES_IN_ERROR = 5  # largest number of features that an error names
 _DRIVERS = {".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON"}
 _SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
-_SHAPEFILE_INDEX_SUFFIXES = (".qix", ".sbn", ".sbx")  # of a Shapefile's polygons, which would be those of before
+_SHAPEFILE_INDEX_SUFFIXES = (".qix", ".sbn", ".sbx")  # spatial indexes, which are out of date after a replacement
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def revise_inventory(project: Project, name: str, edits: Path) -> Revision:
     if not inside.any():
         place = Polygons.read(edits, "inventory", grid.crs, area.inventory_filter).find_misplacement(grid)
         clause = f"; {place.explanation}" if place else ""
-        raise SourceError(f"{edits}: none of its {len(inside)} polygons lies in area '{name}'{clause}")
+        raise SourceError(f"{edits}: none of its {len(inside)} polygons is in area '{name}'{clause}")
     old, new = current[here].reset_index(drop=True), corrected[inside].reset_index(drop=True)
     pairs = _pair_polygons(_project_polygons(old, grid), _project_polygons(new, grid))
     frame = _join_features(current[~here], _carry_attributes_over(old, new, pairs), current)
@@ -138,7 +138,7 @@ def _inventory(project: Project, name: str, area: Area) -> Path:
         raise SourceError(f"{folder}: area '{name}' has no inventory to correct; put it there as inventory.gpkg")
     if path.suffix.lower() not in _DRIVERS:
         raise SourceError(
-            f"{path}: an inventory of this format is read, but not written; convert it once: ogr2ogr {path.stem}.gpkg "
+            f"{path}: inventories of this format can be read but not written; convert it: ogr2ogr {path.stem}.gpkg "
             f"{path.name}"
         )
     return path
@@ -153,7 +153,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
         layer = find_polygon_layer(path, "inventory")
         frame = inventory_columns.read_frame(whole, layer)
         if not isinstance(frame, geopandas.GeoDataFrame):
-            raise SourceError(f"{path}: holds no polygons")
+            raise SourceError(f"{path}: has no polygons")
         counts = np.ones(len(frame), bool)
         if where:
             chosen = pyogrio.read_dataframe(whole, layer=layer, where=where, fid_as_index=True)
@@ -171,8 +171,8 @@ def _reading(path: Path, where: str | None) -> Iterator[Path]:
         raise SourceError(f"{path}: no such file")
     clause = f" with the area's inventory_filter {where!r}" if where else ""
     with open_vector(path, f" as polygons{clause}") as whole, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # OGR's remarks, on what is checked here
-        warnings.filterwarnings("ignore", "Could not parse column", UserWarning)  # it stays text
+        warnings.simplefilter("ignore", RuntimeWarning)  # OGR's warnings; the same is checked here
+        warnings.filterwarnings("ignore", "Could not parse column", UserWarning)  # the column stays text
         yield whole
 
 
@@ -185,16 +185,16 @@ def _repair(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDat
     raw = frame.geometry.to_numpy()
     areal = np.isin(shapely.get_type_id(raw), (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
     areal &= ~shapely.is_empty(raw) & np.isfinite(shapely.bounds(raw)).all(axis=1)
-    _refuse_features(path, frame.index[~areal], "no polygon, or an empty one; draw it again, or delete it")
+    _refuse_features(path, frame.index[~areal], "not a polygon, or empty; draw it again, or delete it")
     invalid = ~shapely.is_valid(raw)
     mended = raw.copy()
     mended[invalid] = [extract_polygons(geometry) for geometry in raw[invalid]]
-    # Overlapping parts are united, which loses no ground: each part is compared with itself.
+    # Uniting overlapping parts is no change of area, so each part is compared with its own repair.
     before = np.array([_area_of_parts(geometry) for geometry in raw[invalid]])
     after = np.array([_area_of_parts(geometry, extract_polygons) for geometry in raw[invalid]])
     kept = np.abs(after - before) <= MAX_AREA_CHANGE * before
     _refuse_features(
-        path, frame.index[invalid][~kept], "crosses itself, and mending it would change its area; draw it again"
+        path, frame.index[invalid][~kept], "crosses itself, and repairing it would change its area; draw it again"
     )
     return frame.assign(geometry=mended), tuple(int(number) for number in frame.index[invalid])
 
@@ -241,7 +241,7 @@ def _pair_polygons(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs
     found, its = shapely.STRtree(old).query(new, predicate="intersects")
     common = shapely.area(shapely.intersection(new[found], old[its]))
     share = common / (shapely.area(new[found]) + shapely.area(old[its]) - common)
-    taken: dict[int, int] = {}  # place in old → place in new
+    taken: dict[int, int] = {}  # index of the old polygon → index of the new one
     paired: set[int] = set()
     for index in np.argsort(-share, kind="stable"):
         place, its_place = int(found[index]), int(its[index])
@@ -312,14 +312,14 @@ def _replace(
         found = len(Polygons.read(made, "inventory", grid.crs, where).within(grid).geometries)
         if found != expected:
             raise OutputError(
-                f"{path}: would hold {found} polygons in the area instead of {expected}; it stays as it was"
+                f"{path}: would have {found} polygons in the area instead of {expected}; it was not changed"
             )
         suffixes = _SHAPEFILE_SUFFIXES if made.suffix == ".shp" else (made.suffix,)
         parts = {_sibling(path, suffix): made.with_suffix(suffix) for suffix in suffixes}
         parts = {target: part for target, part in parts.items() if part.exists()}
         merge_pending_edits(path)
         if fingerprint(path) != known:
-            raise OutputError(f"{path}: another program changed it in the meantime; import again")
+            raise OutputError(f"{path}: another program changed it in the meantime; run the command again")
         with atomic_replace_all(*parts) as scratch:
             for part, target in zip(parts.values(), scratch, strict=True):
                 shutil.copyfile(part, target)
@@ -353,7 +353,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a Shapefile shortens names, say
+            warnings.simplefilter("ignore", RuntimeWarning)  # such as shortened names in a Shapefile
             pyogrio.write_dataframe(frame, plain_path(made), **options)
     except (DataSourceError, DataLayerError, FeatureError, FieldError, GeometryError) as error:
         raise OutputError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error

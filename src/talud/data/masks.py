@@ -59,8 +59,8 @@ def check_both_classes(known: KnownPixels, subject: str, role: str) -> None:
     """
     if not known.background and known.landslide:
         said = (
-            f"{subject}: no pixel is known to be background, so false alarms would go unnoticed; 0 must not be "
-            "the masks' nodata value (gdal_edit.py -unsetnodata removes it), nor a boundary follow the landslides"
+            f"{subject}: no pixel is known to be background, so false alarms would not be counted; 0 must not be the "
+            "masks' nodata value (gdal_edit.py -unsetnodata removes it), and a boundary must include background"
         )
         if role != "transfer":
             raise SourceError(said)
@@ -73,7 +73,7 @@ def check_both_classes(known: KnownPixels, subject: str, role: str) -> None:
         )
 
 
-# (background, landslide): class numbers, then black and white in 8 and in 16 bits.
+# Values of (background, landslide): class numbers, then black and white in 8 and in 16 bits.
 _GREY_LEVELS = ((BACKGROUND, LANDSLIDE), (0, 255), (0, 65_535))
 _OWN_PALETTE = np.array([CLASS_COLOURS[BACKGROUND], CLASS_COLOURS[LANDSLIDE]])
 _EXPECTED = "a mask is 0 or 1, or 0 or 255 (white), and nodata where the truth is unknown"
@@ -95,7 +95,7 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
         palette = _palette(raster)
     if palette is not None and not np.array_equal(palette[:2], _OWN_PALETTE):
         if planes[0][known].max(initial=0) >= len(palette):
-            raise SourceError(f"{path}: holds {planes[0][known].max()}, which its palette lacks; save it in grey")
+            raise SourceError(f"{path}: holds {planes[0][known].max()}, which is not in its palette; save it in grey")
         colours = palette[np.where(known, planes[0], 0)]
         known &= colours[..., 3] > 0
         planes = np.moveaxis(colours[..., :3], -1, 0)
@@ -144,7 +144,7 @@ def _palette(raster: DatasetReader) -> NDArray[np.intp] | None:
     """Return a raster's palette as an array of RGBA by number, or None."""
     try:
         entries = raster.colormap(1)
-    except ValueError:  # rasterio's way to say that there is none
+    except ValueError:  # rasterio raises it if there is no palette
         return None
     if raster.count > 1 and raster.colorinterp[0] is not ColorInterp.palette:
         return None

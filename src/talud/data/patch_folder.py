@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 _HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
 IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5_SUFFIXES
-MAX_PATCH_SIDE = 2048  # pixels; a larger image is no patch but an area of its own
-_MAX_HDF5_BYTES = 1 << 29  # bytes of an unpacked HDF5 image: a few kB can state any size
+MAX_PATCH_SIDE = 2048  # side in pixels; a larger image should be an area of rasters
+_MAX_HDF5_BYTES = 1 << 29  # size of an uncompressed HDF5 image, which a file of a few kB may exceed
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ class PatchFolder:
             SourceError: A file is missing, cannot be read, or does not fit the others.
         """
         if not folder.is_dir():
-            raise SourceError(f"{folder}: no such folder; bring the patches there (dvc pull, for those under version)")
+            raise SourceError(f"{folder}: no such folder; put the patches there (dvc pull, if DVC tracks them)")
         images = _files_by_name(folder, data.images)
         if not images:
-            raise SourceError(f"{folder / data.images}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise SourceError(f"{folder / data.images}: has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         masks = _files_by_name(folder, data.masks)
         if masks and not masks.keys() & images.keys():
             image, mask = next(iter(images.values())), next(iter(masks.values()))
             raise SourceError(
-                f"{folder}: no mask has the name of an image ({image.name}, {mask.name}); image_12 and mask_12, or 12 "
-                "and 12, belong together"
+                f"{folder}: no mask has the name of an image ({image.name}, {mask.name}); pairs have names such as "
+                "image_12 and mask_12, or 12 and 12"
             )
         index = folder / data.index if data.index else None
         names = _names_in_index(index, data.where, images) if index else sorted(images, key=_sort_key)
@@ -153,7 +153,7 @@ def _files_by_name(folder: Path, place: str) -> dict[str, Path]:
             continue
         twin = found.setdefault(_patch_name(path.stem), path)
         if twin != path:
-            raise SourceError(f"{path} and {twin}: both are patch {_patch_name(path.stem)}; keep one")
+            raise SourceError(f"{path} and {twin}: both are named as patch {_patch_name(path.stem)}; keep one")
     return found
 
 
@@ -173,13 +173,13 @@ def _names_in_index(index: Path, where: str | None, images: dict[str, Path]) -> 
     with open_vector(index, f" as a table{clause}") as whole:
         table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
     if not table.shape[1]:
-        raise SourceError(f"{index}: has no column; the first one holds the names of the patches")
+        raise SourceError(f"{index}: has no column; the first one must contain the names of the patches")
     names = list(dict.fromkeys(_patch_name(str(stem)) for stem in table.iloc[:, 0]))
     if not names:
-        raise SourceError(f"{index}: no row fits {where!r}" if where else f"{index}: holds no row")
+        raise SourceError(f"{index}: no row fits {where!r}" if where else f"{index}: has no row")
     for name in names:
         if name not in images:
-            raise SourceError(f"{index}: names patch '{name[:80]}', which is none of the {len(images)} images")
+            raise SourceError(f"{index}: names patch '{name[:80]}', which is not among the {len(images)} images")
     return sorted(names, key=_sort_key)
 
 
@@ -204,7 +204,7 @@ def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchDat
     taken: dict[tuple[str, ...], BandNumbers] = {}
     for pair in pairs:
         if pair.image.suffix.lower() in _HDF5_SUFFIXES:
-            continue  # `_common_side` refuses it
+            continue  # `_common_side` raises an error
         with sources.open_source(pair.image) as dataset:
             file = BandDescriptions.of(dataset)
         if file.descriptions not in taken:
@@ -213,8 +213,8 @@ def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchDat
             )
         if taken[file.descriptions].numbers != next(iter(taken.values())).numbers:
             raise SourceError(
-                f"{pair.image}: calls its bands {file.summary}, in another order than {first.name}; write all images "
-                "in one order"
+                f"{pair.image}: describes its bands as {file.summary}, in another order than {first.name}; "
+                "write all images in one order"
             )
     return data.model_copy(update={"bands": dict(next(iter(taken.values())).numbers)})
 
@@ -236,7 +236,7 @@ def _common_side(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> int:
         for band, channel in data.bands.items():
             if channel > channels:
                 raise SourceError(
-                    f"{pair.image}: has {counted(channels, 'channel')}, but {band} is said to be number {channel}"
+                    f"{pair.image}: has {counted(channels, 'channel')}, but {band} has the number {channel}"
                 )
     return side
 
@@ -253,7 +253,7 @@ def _image_shape(path: Path) -> tuple[int, int, int]:
 
 def _read_image(path: Path, channels: list[int], side: int) -> NDArray[np.float32]:
     if path.suffix.lower() in _HDF5_SUFFIXES:
-        # What float32 cannot hold is invalid.
+        # Values outside the range of float32 are invalid.
         with _open_hdf5(path, "img", 3) as values, np.errstate(over="ignore", invalid="ignore"):
             pixels = np.stack([np.asarray(values[..., channel - 1], np.float32) for channel in channels])
     else:
@@ -303,7 +303,7 @@ def _open_hdf5(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
             if values.dtype.kind not in "biuf" or values.ndim != dimensions:
                 raise SourceError(f"{path}: '{key}' must be an array of numbers with {dimensions} dimensions")
             if values.external or values.is_virtual:
-                raise SourceError(f"{path}: the data under '{key}' lie in another file; bring them into this one")
+                raise SourceError(f"{path}: the data under '{key}' are in another file; copy them into this one")
             if values.nbytes > _MAX_HDF5_BYTES:
                 raise SourceError(f"{path}: '{key}' has {' × '.join(map(str, values.shape))} values, more than a patch")
             yield values

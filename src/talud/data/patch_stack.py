@@ -29,9 +29,9 @@ from talud.progress import Progress
 from talud.project import Project
 from talud.raster import PATCH_TAG, Layout, write_cog
 
-# No place on Earth: the patches say not where they come from.
+# A local CRS, since the patches have no known location.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
-_MAX_ASPECT_RATIO = 1.25  # most that a side of the whole may differ from that of a square, to leave few places empty
+_MAX_ASPECT_RATIO = 1.25  # largest ratio of a side to that of a square; larger ones would leave fewer empty cells
 
 
 def build_patch_stack(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
@@ -63,8 +63,8 @@ def build_patch_stack(project: Project, area: str, progress: Progress | None = N
         known = _write(folder, tags, stack, mask, progress)
         if described.role != "transfer" and not (known and known.landslide):
             raise SourceError(
-                f"{project.folder(described)}: the masks of its {len(folder.pairs)} patches mark no landslide, and "
-                f"area '{area}' has the role {described.role}; look at patches.masks"
+                f"{project.folder(described)}: the masks of its {len(folder.pairs)} patches contain no landslide, and "
+                f"area '{area}' has the role {described.role}; check patches.masks"
             )
         if known:
             check_both_classes(known, f"the masks of area '{area}'", described.role)
@@ -92,7 +92,7 @@ def _check_band_sets(project: Project, area: str, folder: PatchFolder) -> None:
             if name not in folder.data.bands:
                 raise SourceError(
                     f"area '{area}' consists of patches with {', '.join(folder.data.bands)}, but band set '{band_set}' "
-                    f"needs {name}; name its channel under patches.bands, or take it out of the set"
+                    f"needs {name}; add its channel to patches.bands, or remove it from the set"
                 )
 
 

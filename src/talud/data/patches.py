@@ -93,7 +93,7 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
         )
     if all(share == 1 for share in shares):
         raise StudyError(
-            f"{mask}: no pixel is known to be background, so nothing can be learned from it; make its stack again "
+            f"{mask}: no pixel is known to be background, so a model cannot be trained on it; make its stack again "
             "(talud stack) from masks whose nodata value is not 0"
         )
     if runs:
@@ -153,7 +153,7 @@ def read_patches(
     stacks, masks = [], []
     with open_raster(stack) as pixels_of, open_raster(mask) as truths:
         if Grid.of(pixels_of) != Grid.of(truths):
-            raise StudyError(f"{stack} and {mask} lie on different grids; run talud stack (or dvc repro) again")
+            raise StudyError(f"{stack} and {mask} have different grids; run talud stack (or dvc repro) again")
         for number, block in enumerate(blocks):
             _, truth = _read_block(pixels_of, truths, bands, block, optional)
             kept += [
@@ -202,10 +202,10 @@ def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], lis
         side = patch_side(dataset)
         if side and side % options.patch:
             raise StudyError(
-                f"{mask}: consists of patches of {side} pixels, which cannot be cut into some of {options.patch}; let "
-                f"split.patch divide {side}"
+                f"{mask}: consists of patches of {side} pixels, which cannot be divided into patches of "
+                f"{options.patch}; set split.patch to a divisor of {side}"
             )
-        guard = 0 if side else options.guard  # patches have no neighbours to be kept from
+        guard = 0 if side else options.guard  # patches need no buffer, since they are not neighbours on the ground
         for cell in Grid.of(dataset).windows(block_side(dataset, options)):
             height, width = cell.height - 2 * guard, cell.width - 2 * guard
             if min(height, width) < options.patch:
@@ -319,7 +319,7 @@ def _drop_empty_patches(
     """Keep a sample of the patches without a landslide, at most `empty_share` of all."""
     empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
     full = len(kept) - len(empty)
-    slack = 1e-9  # 2 × 0.6 / 0.4 must be 3
+    slack = 1e-9  # against rounding: 2 × 0.6 / 0.4 must be 3
     most = math.floor(full * empty_share / (1 - empty_share) + slack) if empty_share < 1 else len(empty)
     allowed = min(len(empty), most)
     drawn = set(np.random.default_rng(seed).choice(empty, allowed, replace=False).tolist()) if allowed else set()

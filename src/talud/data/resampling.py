@@ -28,9 +28,9 @@ from talud.grid import Grid
 from talud.params import Source
 from talud.vector import OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES
 
-_WINDOW_PIXELS = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
-_MAX_SOURCE_WINDOW_PIXELS = 1536  # and about so many source pixels a side, at most
-_MIN_COVERED_SHARE = 1e-3  # share of a pixel under cloud from which it counts as cloud; less is rounding
+_WINDOW_PIXELS = 512  # side of a window in stack pixels; smaller if a source is much finer
+_MAX_SOURCE_WINDOW_PIXELS = 1536  # approximate largest side of a window in source pixels
+_MIN_COVERED_SHARE = 1e-3  # share of a pixel under cloud above which it counts as cloud; less is rounding
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SourceStack:
     """
 
     grid: Grid
-    layers: Mapping[SourceLayer, float]  # → the side of a stack pixel in source pixels
+    layers: Mapping[SourceLayer, float]
     occlusions: Mapping[Source, Callable[[Grid], NDArray[np.bool_]]]
     bands: tuple[str, ...]
     synthetic: bool
@@ -55,7 +55,7 @@ class SourceStack:
     def units(self) -> tuple[str, ...]:
         """Unit of each band."""
         known = {name: unit for layer in self.layers for name, unit in zip(layer.bands, layer.units, strict=True)}
-        return tuple(known.get(name, "") for name in self.bands)  # a shade has none
+        return tuple(known.get(name, "") for name in self.bands)  # an occlusion mask has none
 
     @property
     def windows(self) -> list[Window]:
@@ -148,10 +148,12 @@ def _grid(spec: StackSpec, datasets: Sequence[DatasetReader]) -> Grid:
         try:
             crs = CRS.from_user_input(spec.area.crs)
         except (CRSError, ValueError) as error:
-            raise ParamsError(f"areas.{spec.name}.crs: '{spec.area.crs}' is no coordinate system") from error
+            raise ParamsError(
+                f"areas.{spec.name}.crs: '{spec.area.crs}' is not a coordinate reference system"
+            ) from error
         if not warping.has_true_scale(crs, *place):
             raise ParamsError(
-                f"areas.{spec.name}.crs: {spec.area.crs} does not count true metres at the area; take its UTM "
+                f"areas.{spec.name}.crs: lengths in {spec.area.crs} are not true metres at the area; use its UTM "
                 f"zone, {warping.utm_zone(*place)}, or a national grid in metres"
             )
     else:
@@ -167,7 +169,7 @@ def _origin(spec: StackSpec, crs: CRS, datasets: Sequence[DatasetReader]) -> tup
         return options.origin
     for source in map(Grid.of, datasets):
         corner = float(source.transform.c), float(source.transform.f)
-        # Covers the source from its first pixel, so that it tells whether all pixels stay the same.
+        # This grid starts at the source's first pixel, so it shows whether all of the source's pixels are kept.
         same = Grid(crs, Affine(options.resolution, 0, corner[0], 0, -options.resolution, corner[1]), *source.shape)
         if same.offset_in(source) is not None:
             return corner

@@ -23,7 +23,7 @@ from talud.text import counted
 Polarisation = Literal["vv", "vh"]
 POLARISATIONS: tuple[Polarisation, ...] = ("vv", "vh")
 UNIT_NAMES: Mapping[SarUnit, str] = {"amplitude": "amplitude", "power": "power", "db": "dB"}
-# As producers write them in a band's unit, or in one of the tags below.
+# Spellings of units by producers, in a band's unit or in one of the tags below.
 _UNITS_BY_SPELLING: Mapping[str, SarUnit] = {
     "amplitude": "amplitude",
     "power": "power",
@@ -35,10 +35,10 @@ _UNITS_BY_SPELLING: Mapping[str, SarUnit] = {
     "decibels": "db",
 }
 _UNIT_TAGS = ("SAR_UNIT", "UNIT", "UNITS", "unit", "units", "OUTPUT_BACKSCATTER_EXPRESSION_CONVENTION")
-# Words of a description that are units; "power" and "linear" may describe something else there.
+# Words that state a unit in a description; "power" and "linear" may have another meaning there.
 _UNIT_WORDS = frozenset({"db", "decibel", "decibels", "amplitude", "intensity"})
-_MAX_NEGATIVE_SHARE = 0.1  # of the values of power that subtracting noise may have made negative
-_MIN_DB = -100.0  # what is less is a fill value
+_MAX_NEGATIVE_SHARE = 0.1  # share of power values that may be negative after the subtraction of noise
+_MIN_DB = -100.0  # smaller values are fill
 _EQUIVALENT_LOOKS = (
     4.4  # equivalent number of looks of Sentinel-1 IW GRD in high resolution, by its product specification
 )
@@ -130,15 +130,15 @@ def _scene_unit(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit |
         other = given or stated[0][0]
         if found != other:
             raise SourceError(
-                f"{dataset.name}: states {UNIT_NAMES[found]} ({place}), but sar_unit says {UNIT_NAMES[other]}; leave "
+                f"{dataset.name}: states {UNIT_NAMES[found]} ({place}), but sar_unit is {UNIT_NAMES[other]}; leave "
                 f"sar_unit (--sar-unit) out, or, if the file is wrong, correct it (gdal_edit.py -units "
                 f"{UNIT_NAMES[other]} for the unit of its bands)"
             )
     unit = given or (stated[0][0] if stated else None)
     if unit is None:
         raise SourceError(
-            f"{dataset.name}: neither its unit nor its tags say whether it is amplitude, power or dB; set sar_unit "
-            "(for the area in params.yaml, or --sar-unit)"
+            f"{dataset.name}: neither its unit nor its tags state amplitude, power or dB; set sar_unit (for the area "
+            "in params.yaml, or --sar-unit)"
         )
     scales, offsets = (
         np.array([numbers[index - 1] for index in indexes])[:, None, None]
@@ -155,8 +155,8 @@ def _scene_unit(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit |
     if unit == "db" and len(values) and not negative:
         low, high = np.percentile(values, (1, 99))
         raise SourceError(
-            f"{dataset.name}: holds {low:.3g} to {high:.3g} and nothing below 0, which is no backscatter in dB; it "
-            "looks like amplitude or power: set sar_unit (--sar-unit) to the right one, and correct the file's unit"
+            f"{dataset.name}: has values from {low:.3g} to {high:.3g} and none below 0, which backscatter in dB "
+            "cannot be; they look like amplitude or power: set sar_unit (--sar-unit), and correct the file's unit"
         )
     return unit
 

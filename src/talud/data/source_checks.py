@@ -45,12 +45,12 @@ _FILL_VALUES = (
     65535.0,
     float(np.finfo("f4").min),
 )
-_MIN_FILL_SHARE = 0.001  # of the pixels, from which a value that many of them have is suspected to be fill
-_MIN_FILL_GAP_METRES = 20.0  # between fill and terrain; a coast has pixels at every height above 0
-_SPIKE_RATIO = 20  # times as many pixels as have a neighbouring value
-_MIN_EDGE_SHARE = 0.5  # of the fill of an optical image, which is connected with its border
+_MIN_FILL_SHARE = 0.001  # share of the pixels from which a frequent value may be fill
+_MIN_FILL_GAP_METRES = 20.0  # distance from fill to the next height; a coast has pixels at every height above 0
+_SPIKE_RATIO = 20  # ratio of the pixels with a fill value to those with a neighbouring value
+_MIN_EDGE_SHARE = 0.5  # share of an optical image's fill that is connected with the image's border
 _DATE_PATTERN = re.compile(r"(?<!\d)((?:19[89]|20\d)\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
-# The first day in the name of a product of Sentinel-1 or 2, of OPERA or of Landsat is that of its acquisition.
+# The first date in the name of a Sentinel-1, Sentinel-2, OPERA or Landsat product is that of its acquisition.
 _PRODUCT_PATTERN = re.compile(r"S[12][A-D]_|OPERA_|L[COTEM]0\d_|T\d\d[A-Z]{3}_")
 _DATE_TAGS = (
     "ACQUISITION_DATE", "ACQUISITIONDATE", "DATE_ACQUIRED", "ACQUISITION_DATETIME", "ACQUISITION_TIME", "SENSING_TIME",
@@ -93,7 +93,7 @@ def acquisition_date(dataset: DatasetReader) -> date | None:
             return None
     try:
         return date(*map(int, found[0].groups())) if found else None
-    except ValueError:  # 20150231
+    except ValueError:  # an impossible date, such as 20150231
         return None
 
 
@@ -119,14 +119,14 @@ def _warn_about_dates(spec: StackSpec, found: Mapping[Source, date | None]) -> N
     for source, told in found.items():
         said = given.get(source)
         if said and told and said != told:
-            _warn(f"{spec.files[source]}: its name or tags say {told}, but it is given as of {said}")
+            _warn(f"{spec.files[source]}: its name or tags state {told}, but its given date is {said}")
         if day := said or told:
             days[source] = day
     pre, post = days.get("sar_pre"), days.get("sar_post")
     if pre and post and pre >= post:
         _warn(
-            f"{spec.files['sar_pre']}: the SAR scene before the event is of {pre}, not before that after it, of "
-            f"{post}; exchange them, or state their days"
+            f"{spec.files['sar_pre']}: the SAR scene before the event is of {pre}, not earlier than the one after it, "
+            f"of {post}; exchange them, or set their dates"
         )
     if event and pre and pre >= event:
         _warn(f"{spec.files['sar_pre']}: is of {pre}, not before the event of {event}")
@@ -153,7 +153,7 @@ def _warn_about_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.
         advice = f"declare it with gdal_edit.py -a_nodata {value:g} {dataset.name}"
     else:
         advice = f"it declares {dataset.nodata:g} to be nodata: change {value:g} to that (gdal_calc.py)"
-    _warn(f"{dataset.name}: {share:.1%} of its pixels are {value:g}, far from all others, like missing data; {advice}")
+    _warn(f"{dataset.name}: {share:.1%} of its pixels are {value:g}, far from all others, as if missing; {advice}")
 
 
 def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tuple[float, int] | None:
@@ -256,7 +256,7 @@ def check_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) 
             if not _overlap_windows(source_stack.grid, stack_grid(other)):
                 continue
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # `talud stack` of that area shows them
+                warnings.simplefilter("ignore")  # `talud stack` of the other area shows its warnings
                 with open_sources(other) as opened:
                     shared = _count_shared_pixels(_Footprint.of(spec, source_stack), _Footprint.of(other, opened), area)
         except TaludError:
@@ -264,8 +264,8 @@ def check_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) 
         if shared:
             raise ParamsError(
                 f"areas '{spec.name}' ({spec.area.role}) and '{name}' ({area.role}) overlap: {shared:,} "
-                f"{'pixel is' if shared == 1 else 'pixels are'} in both, and scores there would be of ground that a "
-                "model was trained or chosen on; change the bounds or boundary of one, or set stack.overlap to allow"
+                f"{'pixel is' if shared == 1 else 'pixels are'} in both, so scores there would include ground on which "
+                "a model was trained or selected; change the bounds or boundary of one, or set stack.overlap to allow"
             )
 
 
@@ -276,7 +276,7 @@ def _must_not_overlap(one: Area, other: Area) -> bool:
     """
     if one.patches or other.patches:
         return False
-    # The blocks of each training area are split on their own: one pixel could be trained on and tested.
+    # Training areas are split independently, so a shared pixel could be in training and in test.
     return one.role != other.role or one.role == "training"
 
 

@@ -25,12 +25,12 @@ from talud.vector import ARCHIVE_SUFFIXES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXE
 
 _RASTER_SOURCES: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
 _VECTOR_SOURCES: frozenset[Source] = frozenset({"inventory", "boundary"})
-# What lies beside a raster or Shapefile under its name and is no source itself.
+# Suffixes of files that accompany a raster or Shapefile and are not sources themselves.
 _SIDECARS = frozenset(
     {".aux", ".cpg", ".csv", ".dbf", ".dvc", ".hdr", ".jgw", ".md", ".md5", ".msk", ".ovr", ".pgw", ".prj"}
     | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml"}
 )
-_MAX_SAMPLE_SIDE = 512  # rows and columns
+_MAX_SAMPLE_SIDE = 512  # largest side of a sample in pixels
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def find_sources(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path
         SourceError: The folder or a named file does not exist, or several files could be the same source.
     """
     if not folder.is_dir():
-        raise SourceError(f"{folder}: no such folder; bring the sources there (dvc pull, for those under version)")
+        raise SourceError(f"{folder}: no such folder; put the sources there (dvc pull, if DVC tracks them)")
     found: dict[Source, Path] = {}
     for source in (*sorted(_RASTER_SOURCES), *sorted(_VECTOR_SOURCES), "cloud", "sar_mask"):
         path = _named(folder, source, files[source]) if source in files else _find_by_name(folder, source)
@@ -102,13 +102,13 @@ def _find_by_name(folder: Path, source: Source) -> Path | None:
         candidates = [path for path in candidates if _suffix(path) not in VECTOR_SUFFIXES]
     elif others and not candidates:
         check_supported_format(others[0])
-    # Neither an archive beside its unpacked files nor a part of a vector file is a second source.
+    # An archive next to its unpacked files, or a part of a vector file, is not a second source.
     candidates = [path for path in candidates if _suffix(path) not in ARCHIVE_SUFFIXES] or candidates
     parts = {part for path in candidates for part in COMPANION_SUFFIXES.get(_suffix(path), ()) if part != _suffix(path)}
     candidates = [path for path in candidates if _suffix(path) not in parts]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
-        raise SourceError(f"{folder}: {names} could all be {source}; name the right one under 'files' in params.yaml")
+        raise SourceError(f"{folder}: {names} could all be {source}; set the right one under 'files' in params.yaml")
     return candidates[0] if candidates else None
 
 
@@ -132,13 +132,13 @@ def open_source(path: Path) -> Iterator[DatasetReader]:
         SourceError: It cannot be read, or has only ground control points, as raw radar scenes do.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a missing CRS is an error of ours, later
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a missing CRS is reported as an error later
         with open_raster(path) as dataset:
             points, _ = dataset.gcps
             if points and dataset.crs is None:
                 raise SourceError(
-                    f"{path}: a raw scene, located by ground control points alone; terrain-correct it first "
-                    "(Range-Doppler terrain correction in SNAP, say, or order an RTC product)"
+                    f"{path}: a raw scene with ground control points only; terrain-correct it first (for example with "
+                    "Range-Doppler terrain correction in SNAP), or order an RTC product"
                 )
             yield dataset
 
@@ -175,7 +175,7 @@ def read_values(
         for numbers in (dataset.scales, dataset.offsets)
     )
     physical = pixels * scale + offset
-    # 0 as nodata also occurs in single bands of dark pixels; only black in all bands is the image's border.
+    # Single bands of dark pixels may be 0 too; with nodata 0, only pixels that are 0 in all bands are invalid.
     valid = (masks.any(axis=0) if dataset.nodata == 0 else masks.all(axis=0)) & opaque
     physical[:, ~(valid & np.isfinite(physical).all(axis=0))] = np.nan
     top, left = int(inner.row_off - window.row_off), int(inner.col_off - window.col_off)
@@ -240,7 +240,8 @@ def optical_layer(
         SourceError: A band is missing, the file looks like a mask, or it states another scale or offset.
     """
     for name, number in numbers.items():
-        if number > dataset.count:  # one that calls itself alpha counts: GDAL calls any fourth band of 8 bits so
+        # Alpha bands are counted, since GDAL declares any fourth 8-bit band as alpha.
+        if number > dataset.count:
             raise SourceError(
                 f"{dataset.name}: has {counted(dataset.count, 'band')}, but optical_bands expects {name} in band "
                 f"{number}; give the image itself, not a mask or a single band of it"
@@ -282,7 +283,7 @@ def _scaling_to_apply(
         if not np.allclose(stated, given, rtol=1e-6, atol=1e-9):
             raise SourceError(
                 f"{dataset.name}: states scale {stated[0]:g} and offset {stated[1]:g} for band {index}"
-                f"{', in reflectance' if unit == 'reflectance' else ''}, but optical_scale and optical_offset say "
+                f"{', in reflectance' if unit == 'reflectance' else ''}, but optical_scale and optical_offset are "
                 f"{given[0]:g} and {given[1]:g}; leave them out, or correct the file (gdal_edit.py -scale, -offset)"
             )
     same = all((dataset.scales[index - 1], dataset.offsets[index - 1]) != (1, 0) for index in indexes)
@@ -296,6 +297,6 @@ def _refuse_mask(dataset: DatasetReader, indexes: list[int]) -> None:
     for values in ((0, 1), (0, 255)):
         if len(sample) > 1 and np.isin(sample, values).all():
             raise SourceError(
-                f"{dataset.name}: holds only the values {values[0]} and {values[1]}, like a mask; "
+                f"{dataset.name}: has only the values {values[0]} and {values[1]}, like a mask; "
                 "give the optical image itself"
             )

@@ -92,8 +92,8 @@ def _build_from_rasters(project: Project, area: str, progress: Progress | None) 
             known = _write_stack(spec, source_stack, progress, stack, (mask, labels), sources_tag(fingerprints))
             if spec.area.role != "transfer" and not known.landslide:
                 raise SourceError(
-                    f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
-                    f"'{spec.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
+                    f"area '{area}': the inventory covers no pixel inside the boundary by the rule "
+                    f"'{spec.options.inventory_rule}'; check its location, or set inventory_rule to all_touched"
                 )
             check_both_classes(known, f"the mask of area '{spec.name}'", spec.area.role)
             record = _make_record(spec, source_stack, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
@@ -170,7 +170,7 @@ def describe_provenance(contract: Contract, area: Area, files: Mapping[Source, P
     options = spec.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
     said = spec.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in said:
-        said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
+        said["unit of the SAR scenes"] = said.pop("sar_unit")  # the options contain that of the stack
     for key in ("optical_scale", "optical_offset"):
         if (value := getattr(spec.area, key)) is not None:
             said[key] = value
@@ -215,10 +215,10 @@ def read_band_evidence(stack: Path) -> dict[str, str]:
 def _check_units(source_stack: SourceStack, contract: Contract) -> None:
     units = dict(zip(source_stack.bands, source_stack.units, strict=True))
     for asked in contract.input.bands:
-        unit = units.get(asked.name, asked.unit)  # it may be one that the model can do without
+        unit = units.get(asked.name, asked.unit)  # a band that the model can do without may be missing
         if unit != asked.unit:
             raise MismatchError(
-                f"{asked.name} comes in {unit}, but the model '{contract.origin.name}' was trained on {asked.unit}; "
+                f"{asked.name} is in {unit}, but the model '{contract.origin.name}' was trained on {asked.unit}; "
                 f"{_conversion_advice(unit, asked.unit)}"
             )
 
@@ -231,7 +231,7 @@ def _conversion_advice(found: str, expected: str) -> str:
             "since processing baseline 04.00 of January 2022, -0.1 for Sentinel-2 L2A, 0.0000275 and -0.2 for Landsat "
             "Collection 2; or write them into a copy of the file with gdal_edit.py -scale and -offset"
         )
-    return "bring the source to that unit (gdal_edit.py -scale, -offset or -units, if only the label is missing)"
+    return "convert the source to that unit (gdal_edit.py -scale, -offset, or -units if only the label is missing)"
 
 
 def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
@@ -250,7 +250,7 @@ def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
     _check_location(spec, path, inventory, grid, clause)
     if not len(here.geometries) and spec.area.role != "transfer":
         skipped = f" ({inventory.skipped} features without one)" if inventory.skipped else ""
-        raise SourceError(f"{path}: holds no polygons{clause}{skipped}, and area '{spec.name}' needs landslides")
+        raise SourceError(f"{path}: has no polygons{clause}{skipped}, and area '{spec.name}' needs landslides")
     return MaskPolygons(here, _read_boundary(spec, grid), all_touched)
 
 
@@ -266,7 +266,7 @@ def _read_boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
     boundary = Polygons.read(path, "boundary", grid.crs)
     _check_location(spec, path, boundary, grid)
     if not len(boundary.geometries):
-        raise SourceError(f"{path}: holds no polygons, so all of area '{spec.name}' would be unknown")
+        raise SourceError(f"{path}: has no polygons, so all of area '{spec.name}' would be unknown")
     return boundary
 
 
@@ -275,7 +275,7 @@ def _check_location(spec: StackSpec, path: Path, polygons: Polygons, grid: Grid,
     if place:
         number = len(polygons.geometries) + polygons.unplaced
         raise SourceError(
-            f"{path}: none of its {number} polygons{clause} lies in area '{spec.name}'; {place.explanation}"
+            f"{path}: none of its {number} polygons{clause} is in area '{spec.name}'; {place.explanation}"
         )
 
 
@@ -314,7 +314,7 @@ def _write_stack(
                     mask_writer.write(pixels, 1, window=window)
         for layer in source_stack.layers:
             if layer.path not in seen:
-                raise SourceError(f"{layer.path}: has no valid pixel in area '{spec.name}'; all is nodata there")
+                raise SourceError(f"{layer.path}: has no valid pixel in area '{spec.name}', only nodata")
     return known
 
 

@@ -16,9 +16,9 @@ from talud.params import Area, Source, StackOptions
 from talud.project import Project, find_root
 from talud.raster import open_raster
 
-BANDS_TAG_PREFIX = "TALUD_BANDS_OF_"  # and the name of a source: the tag of the bands that were taken from it
+BANDS_TAG_PREFIX = "TALUD_BANDS_OF_"  # followed by a source: tag of the bands that were taken from it
 _SOURCES_TAG = "TALUD_SOURCES"
-# Options of older stacks, which state no settings, by the tags that they have always had.
+# Options of older stacks, whose records have no settings, by their tags.
 _OPTION_TAGS = {
     "TALUD_RESOLUTION": "resolution",
     "TALUD_SLOPE": "slope",
@@ -52,7 +52,7 @@ class StackRecord:
     skipped_polygons: int | None
     patches: tuple[str, ...] | None = None
     unlabelled_patches: int | None = None
-    settings: dict[str, Any] | None = None  # of params.yaml that it was made with; None in older records
+    settings: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Write the record as JSON."""
@@ -112,7 +112,7 @@ def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
     They are those of the area and, for a stack of rasters, the stack options.
     """
     stated = area.model_dump(mode="json")
-    if area.patches:  # the options say nothing of a patch data set
+    if area.patches:  # the stack options do not apply to patches
         return stated
     return stated | options.model_dump(mode="json", exclude={"overlap"})
 
@@ -134,7 +134,7 @@ def check_current_stack(project: Project, area: str) -> Path:
         other = next(iter(record.parent.parent.glob(f"*/{area}.json")), None)
         if other is not None:
             raise StudyError(
-                f"{shown}: was made for the role {other.parent.name}, and params.yaml says {record.parent.name}; "
+                f"{shown}: was made for the role {other.parent.name}, but params.yaml states {record.parent.name}; "
                 f"{again}"
             )
         return path
@@ -146,7 +146,7 @@ def check_current_stack(project: Project, area: str) -> Path:
     if made_with is None:
         made_with = _settings_from_tags(path, now)
     changes = [
-        f"{key} {_format_setting(made_with[key])}, and params.yaml says {_format_setting(now[key])}"
+        f"{key} {_format_setting(made_with[key])}, but params.yaml states {_format_setting(now[key])}"
         for key in now
         if key in made_with and made_with[key] != now[key]
     ]
@@ -207,10 +207,10 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
         StudyError: Areas, data or split options differ.
     """
     gone = [area for area in contract.origin.areas if area not in project.params.areas_with_role("training")]
-    if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
+    if gone:  # DVC does not notice this, since it keeps the record of a removed area
         records = " ".join(f"stacks/training/{area}.json" for area in gone)
         raise StudyError(
-            f"{path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
+            f"{path}: was trained on {', '.join(gone)}, not a training area of params.yaml any more; remove "
             f"{records} and run dvc repro"
         )
     for area in contract.origin.areas:
@@ -218,13 +218,13 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
     if data_version(project, contract.origin.areas) != contract.origin.data_version:
         raise StudyError(
             f"{path}: was trained on other stacks or inventories than the present ones of "
-            f"{', '.join(contract.origin.areas)}, so the blocks may be dealt otherwise; run talud train "
+            f"{', '.join(contract.origin.areas)}, so the blocks may be split differently; run talud train "
             f"{contract.origin.name} (or dvc repro) again"
         )
     stated, present = contract.origin.hyperparameters, project.params.split_hyperparameters
     for name in (name for name in present if name in stated and stated[name] != present[name]):
         raise StudyError(
-            f"{path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, params.yaml says "
+            f"{path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, but params.yaml states "
             f"{present[name]}, so its training may have seen the test blocks; run talud train {contract.origin.name} "
             "(or dvc repro) again"
         )

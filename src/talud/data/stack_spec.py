@@ -18,7 +18,7 @@ from talud.params import Area, Source, StackOptions
 from talud.project import Project
 
 RASTER_SOURCES: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
-_NUMBERED_SOURCES: tuple[Source, ...] = ("optical", "sar_pre", "sar_post")  # whose bands have numbers
+_NUMBERED_SOURCES: tuple[Source, ...] = ("optical", "sar_pre", "sar_post")  # sources with numbered bands
 OCCLUSION_SOURCES: tuple[Source, ...] = ("cloud", "sar_mask")
 
 
@@ -56,7 +56,7 @@ def spec_of_area(project: Project, name: str) -> StackSpec:
     spec = StackSpec(name, area, files, project.params.stack, _available_bands(taken, files), taken)
     if not spec.bands:
         raise SourceError(
-            f"{project.folder(area)}: holds none of {', '.join(RASTER_SOURCES)} (as optical.tif, for example)"
+            f"{project.folder(area)}: has none of {', '.join(RASTER_SOURCES)} (for example as optical.tif)"
         )
     for band_set, bands in project.params.band_sets.items():
         _check_bands_available(dataclasses.replace(spec, bands=bands), f"band set '{band_set}'")
@@ -205,18 +205,18 @@ def _check_bands_available(spec: StackSpec, needs: str) -> None:
         source = _source_of(name)
         if source not in spec.files:
             raise MissingBandError(
-                f"area '{spec.name}' has no {source}, but {needs} needs its band {name}; add the file, or take the "
-                "band out of the set"
+                f"area '{spec.name}' has no {source}, but {needs} needs its band {name}; add the file, or remove "
+                "the band from the set"
             )
         if name not in available:
             key = "sar_bands" if band_named(name).group is Group.SAR else "optical_bands"
             raise MissingBandError(
-                f"area '{spec.name}': {needs} needs {name}, but {key} does not say which band of {source} it is"
+                f"area '{spec.name}': {needs} needs {name}, but {key} does not state which band of {source} it is"
             )
 
 
 def _stack_options(contract: Contract) -> StackOptions:
-    # The origin of the grid and the overlap of areas belong to the project of the model, not to another area.
+    # The origin of the grid and the rule on overlaps apply to the model's own project only.
     known = StackOptions.model_fields.keys() - {"origin", "overlap"}
     stated = {key: value for key, value in contract.input.stack.items() if key in known}
     try:
@@ -224,5 +224,5 @@ def _stack_options(contract: Contract) -> StackOptions:
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(
-            f"the model '{contract.origin.name}' asks for a stack that cannot be made: {first['msg']}"
+            f"the model '{contract.origin.name}' needs a stack that cannot be made: {first['msg']}"
         ) from error

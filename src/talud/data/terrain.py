@@ -168,7 +168,7 @@ def _metric_elevation(dataset: DatasetReader, target: Grid) -> tuple[Grid, Calla
 
     def measured(window: Window) -> Elevation:
         z = sources.read_values(dataset, (1,), window)
-        # A void that no nodata value declares, such as -32768, is no elevation on Earth.
+        # Undeclared nodata values, such as -32768, are outside the range of elevations on Earth.
         z[(z < _ELEVATION.lowest) | (z > _ELEVATION.highest)] = np.nan
         return z
 

@@ -20,11 +20,11 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.raster import translate_read_errors
 
-# A metre of the CRS may differ by this share from a metre on the ground.
+# Share by which a metre of a CRS may differ from a metre on the ground.
 _SCALE_TOLERANCE = 0.02
-# Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
+# Interpolates between neighbours even if the target is coarser in one direction, where GDAL would average.
 _NO_WIDENING = {"XSCALE": 1, "YSCALE": 1}
-# Source pixels around a window, beyond what the resampling kernel spans.
+# Source pixels around a window in addition to the span of the resampling kernel.
 _EXTRA_PIXELS = 3
 
 
@@ -42,7 +42,7 @@ def pixel_side(source: Grid, target: Grid) -> float:
     xs, ys = transform(source.crs, target.crs, steps_x, steps_y)
     area = abs((xs[1] - xs[0]) * (ys[2] - ys[0]) - (xs[2] - xs[0]) * (ys[1] - ys[0]))
     if not (math.isfinite(area) and area > 0):
-        raise SourceError(f"the area cannot be located in {source.crs}, the reference system of a source")
+        raise SourceError(f"the area cannot be located in {source.crs}, the CRS of a source")
     return math.sqrt(area)
 
 
@@ -59,7 +59,9 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
     except (RasterioError, CRSError) as error:
         raise SourceError(f"an extent in {grid.crs} cannot be expressed in {crs}: {error}") from error
     if not (all(map(math.isfinite, (left, bottom, right, top))) and left < right and bottom < top):
-        raise SourceError(f"an extent in {grid.crs} cannot be expressed in {crs}, it crosses its edge; reproject it")
+        raise SourceError(
+            f"an extent in {grid.crs} cannot be expressed in {crs}, since it crosses the edge of that CRS; reproject it"
+        )
     return left, bottom, right, top
 
 
@@ -86,7 +88,7 @@ def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float
     column, row = math.floor(first_column) - margin, math.floor(first_row) - margin
     window = Window(column, row, math.ceil(last_column) + margin - column, math.ceil(last_row) + margin - row)
     values = layer.read(window)
-    coarser = ratio > 1.001  # grids of one resolution differ by rounding
+    coarser = ratio > 1.001  # grids of equal resolution may differ by rounding
     source = layer.grid.crop(window)
     valid = np.isfinite(values[:1])
     if not valid.any():
@@ -98,7 +100,7 @@ def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float
         covered = _warp(
             valid.astype(np.float32), source, target, Resampling.average if coarser else Resampling.bilinear
         )
-        warped[:, ~(covered[0] >= 0.499)] = np.nan  # a half, and rounding
+        warped[:, ~(covered[0] >= 0.499)] = np.nan  # less than half, with a margin for rounding
     warped[~np.isfinite(warped)] = np.nan
     return warped.astype(np.float32)
 
