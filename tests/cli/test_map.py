@@ -193,7 +193,7 @@ def test_map_resumes_after_a_kill(talud: Run, command: list[object], tmp_path: P
     assert not Path("maps/here/prediction.json").exists()
     code, out, err = talud(*command)
     assert (code, err) == (0, "")
-    assert ("went on with" in out) == ("tiles" in moment)
+    assert ("resumed with" in out) == ("tiles" in moment)
     assert products(Path("maps/here")) == products(Path("undisturbed/here"))
 
 
@@ -223,7 +223,7 @@ def test_failed_map_keeps_the_earlier_one(talud: Run, command: list[object], tmp
         ({"--optical": None, "--dtm": "any.tif"}, "the model '3band' needs red, green, blue: give --optical FILE"),
         ({"--model": "missing.onnx"}, "missing.onnx: no such file"),
         ({"--model": "auto"}, "it does not answer; check the server and MLFLOW_TRACKING_URI (or give the model"),
-        ({"--out": "file"}, "file: cannot be written: a file of that name exists"),
+        ({"--out": "file"}, "file: cannot be written: a file of that name is in the way"),
     ],
 )
 def test_map_reports_user_errors_on_one_line(

@@ -110,7 +110,7 @@ def test_predict_minimum_area_applies_to_polygons_and_geojson(
 def test_predict_prints_the_error_of_a_smaller_halo(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     run = ("predict", tiny_model, stack, "--tile", 16, "--out")
     _, out, _ = talud(*run, tmp_path / "unknown", "--halo", 6)
-    assert "halo: 8 instead of 28: probabilities differ; how far was not measured for this model" in out
+    assert "halo: 8 instead of 28: probabilities differ by an amount that was not measured for this model" in out
     _, out, _ = talud(*run, tmp_path / "exact", "--halo", 500)
     assert "instead of" not in out
     proto = onnx.load(tiny_model)
