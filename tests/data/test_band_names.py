@@ -61,7 +61,7 @@ SENTINEL_2 = tuple(f"B{number}" for number in ("1", "2", "3", "4", "5", "6", "7"
         (("", "", "", "nir"), (*RGB, "nir"), [1, 2, 3, 4]),
     ],
 )  # fmt: skip
-def test_descriptions_decide_where_they_are_known(
+def test_band_numbers_follow_known_descriptions(
     descriptions: tuple[str, ...], names: tuple[str, ...], expected: list[int]
 ) -> None:
     assert numbers(described(*descriptions), *names) == expected
@@ -79,7 +79,7 @@ def test_descriptions_decide_where_they_are_known(
         (("red", "green", "blue", "red", "green", "blue"), "bands 1, 4 can all be red"),
     ],
 )
-def test_names_that_contradict_positions_are_refused(descriptions: tuple[str, ...], said: str) -> None:
+def test_band_names_that_contradict_positions_are_refused(descriptions: tuple[str, ...], said: str) -> None:
     with pytest.raises(MissingBandError, match=said) as caught:
         numbers(described(*descriptions))
     assert "--optical-bands" in str(caught.value)
@@ -94,11 +94,11 @@ def test_names_that_contradict_positions_are_refused(descriptions: tuple[str, ..
         ("S2A_MSIL2A_20200101T030541_N0213_R075_T48PXS.tif", [4, 3, 2]),
     ],
 )
-def test_the_satellite_in_a_file_name_settles_what_its_numbers_mean(path: str, expected: list[int]) -> None:
+def test_file_name_decides_the_satellite_of_band_numbers(path: str, expected: list[int]) -> None:
     assert numbers(described("B1", "B2", "B3", "B4", path=path)) == expected
 
 
-def test_colour_interpretation_counts_where_nothing_is_described() -> None:
+def test_colour_interpretation_is_used_without_descriptions() -> None:
     colours = ("blue", "green", "red", "nir")
     assert numbers(described("", "", "", "", colours=colours), *RGB, "nir") == [3, 2, 1, 4]
     assert numbers(described("blue", "green", "red", colours=("red", "green", "blue"))) == [3, 2, 1]
@@ -106,7 +106,7 @@ def test_colour_interpretation_counts_where_nothing_is_described() -> None:
         numbers(described("", "", colours=("gray", "alpha")))
 
 
-def test_the_evidence_is_said() -> None:
+def test_band_numbers_state_their_evidence() -> None:
     assert band_names.find_optical_bands(described("B02", "B03", "B04"), RGB, DEFAULT).text == (
         "red 3, green 2, blue 1 (by description, as Sentinel-2 numbers its bands)"
     )
@@ -115,14 +115,14 @@ def test_the_evidence_is_said() -> None:
     )
 
 
-def test_numbers_given_by_hand_win_over_a_description_with_a_warning() -> None:
+def test_given_numbers_override_descriptions_with_a_warning() -> None:
     with pytest.warns(TaludWarning, match="takes band 1 as red, which the file describes as blue; band 3 as blue"):
         taken = band_names.check_given_numbers(described("blue", "green", "red"), DEFAULT, "optical_bands")
     assert (taken.numbers, taken.text) == (DEFAULT, "red 1, green 2, blue 3 (as given)")
 
 
 @pytest.mark.parametrize("descriptions", [("B1", "B2", "B3"), ("red", "green", "blue"), ("", "", ""), ("a", "b", "c")])
-def test_numbers_given_by_hand_need_no_warning_where_the_file_does_not_contradict(
+def test_given_numbers_without_contradiction_raise_no_warning(
     descriptions: tuple[str, ...],
 ) -> None:
     band_names.check_given_numbers(described(*descriptions), DEFAULT, "optical_bands")
@@ -146,6 +146,6 @@ def test_polarisations_are_found_by_description(descriptions: tuple[str, ...], p
 @pytest.mark.parametrize(
     ("descriptions", "path"), [(("VH",), "s1.tif"), (("HH", "HV"), "s1.tif"), (("",), "S1A_30_v1.0_VH.tif")]
 )
-def test_another_polarisation_is_not_taken_by_position(descriptions: tuple[str, ...], path: str) -> None:
+def test_other_polarisation_is_not_taken_by_position(descriptions: tuple[str, ...], path: str) -> None:
     with pytest.raises(MissingBandError, match=r"has no band vv .*--sar-bands"):
         band_names.find_sar_bands(described(*descriptions, path=path), ("vv",), "pre", {"vv": 1})

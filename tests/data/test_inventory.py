@@ -1,3 +1,5 @@
+"""Tests of reading and rasterising polygons."""
+
 from __future__ import annotations
 
 import struct
@@ -33,7 +35,7 @@ def write(path: Path, geometries: list[shapely.Geometry | None], layer: str | No
     return path
 
 
-def test_the_two_rules_mark_the_pixels_of_a_hand_drawn_square(tmp_path: Path) -> None:
+def test_inventory_rules_mark_the_expected_pixels(tmp_path: Path) -> None:
     # From 14 to 36: touches the pixels from 10 to 40, holds the centres 15, 25 and 35.
     path = write(tmp_path / "inventory.gpkg", [square(14, 14, 22), square(103, 103, 4)])
     polygons = Polygons.read(path, "inventory", UTM)
@@ -48,7 +50,7 @@ def test_the_two_rules_mark_the_pixels_of_a_hand_drawn_square(tmp_path: Path) ->
     assert polygons.rasterise(GRID, all_touched=True).sum() == 9
 
 
-def test_windows_together_are_the_whole(tmp_path: Path) -> None:
+def test_rasterised_windows_equal_the_whole(tmp_path: Path) -> None:
     random = np.random.default_rng(4)
     geometries = [
         Point(*p).buffer(r)
@@ -64,14 +66,14 @@ def test_windows_together_are_the_whole(tmp_path: Path) -> None:
     assert np.array_equal(pieces, whole)
 
 
-def test_another_crs_is_brought_over(tmp_path: Path) -> None:
+def test_polygons_are_transformed_to_the_grid_crs(tmp_path: Path) -> None:
     frame = geopandas.GeoDataFrame(geometry=[square(50, 50, 100)], crs=32618).to_crs(4326)
     frame.to_file(tmp_path / "inventory.geojson")
     polygons = Polygons.read(tmp_path / "inventory.geojson", "inventory", UTM)
     assert polygons.rasterise(GRID, all_touched=False).sum() == 100
 
 
-def test_invalid_geometry_is_repaired_and_what_is_no_polygon_is_counted(tmp_path: Path) -> None:
+def test_invalid_polygons_are_repaired_and_others_counted(tmp_path: Path) -> None:
     bow = Polygon([(400_010, 599_810), (400_110, 599_910), (400_110, 599_810), (400_010, 599_910)])
     line = Polygon([(400_010, 599_810), (400_110, 599_910), (400_010, 599_810)])
     path = write(tmp_path / "inventory.gpkg", [square(150, 50, 40), bow, Polygon(), None, line])
@@ -80,7 +82,7 @@ def test_invalid_geometry_is_repaired_and_what_is_no_polygon_is_counted(tmp_path
     assert polygons.rasterise(GRID, all_touched=False)[:, :12].sum() == pytest.approx(50, abs=6)  # half of 10 by 10
 
 
-def test_a_filter_chooses_features(tmp_path: Path) -> None:
+def test_filter_selects_features(tmp_path: Path) -> None:
     path = write(tmp_path / "inventory.shp", [square(0, 0, 10), square(50, 0, 10)], year=[2015, 1999])
     polygons = Polygons.read(path, "inventory", UTM, "year >= 2015")
     assert polygons.geometries[0].bounds[0] == 400_000
@@ -89,7 +91,7 @@ def test_a_filter_chooses_features(tmp_path: Path) -> None:
         Polygons.read(path, "inventory", UTM, "age > 1")
 
 
-def test_of_several_layers_the_named_one_is_read(tmp_path: Path) -> None:
+def test_named_layer_is_read_among_several(tmp_path: Path) -> None:
     path = tmp_path / "all.gpkg"
     write(path, [square(0, 0, 10)], layer="parcels")
     assert len(Polygons.read(path, "inventory", UTM).geometries) == 1
@@ -99,20 +101,20 @@ def test_of_several_layers_the_named_one_is_read(tmp_path: Path) -> None:
         Polygons.read(path, "boundary", UTM)
 
 
-def test_points_are_no_polygons(tmp_path: Path) -> None:
+def test_layer_of_points_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "inventory.gpkg", [Point(400_010, 599_900)])
     with pytest.raises(SourceError, match="has no layer of polygons"):
         Polygons.read(path, "inventory", UTM)
 
 
-def test_a_file_that_is_no_vector_is_a_source_error(tmp_path: Path) -> None:
+def test_file_without_vector_data_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "inventory.gpkg"
     path.write_bytes(b"not a GeoPackage")
     with pytest.raises(SourceError, match="cannot be read as polygons"):
         Polygons.read(path, "inventory", UTM)
 
 
-def test_a_shapefile_without_prj_is_a_source_error(tmp_path: Path) -> None:
+def test_shapefile_without_prj_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "inventory.shp", [square(0, 0, 10)])
     path.with_suffix(".prj").unlink()
     with pytest.raises(SourceError, match="no coordinate reference system"):
@@ -120,7 +122,7 @@ def test_a_shapefile_without_prj_is_a_source_error(tmp_path: Path) -> None:
 
 
 def burnt(folder: Path, name: str) -> int:
-    """Count the pixels of GRID that GDAL's own tool burns of a GeoPackage."""
+    """Count the pixels of GRID that GDAL's own tool marks for a GeoPackage."""
     left, bottom, right, top = GRID.bounds
     out = folder / "burnt.tif"
     extent = ["-te", *map(str, (left, bottom, right, top)), "-tr", "10", "10"]
@@ -170,7 +172,7 @@ corners = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 19)), min_size=3
 
 @settings(max_examples=60)
 @given(st.lists(corners, min_size=2, max_size=4))
-def test_a_multipolygon_covers_what_its_parts_cover(rings: list[list[tuple[int, int]]]) -> None:
+def test_multipolygon_covers_the_pixels_of_its_parts(rings: list[list[tuple[int, int]]]) -> None:
     # Offsets without a common measure: no edge passes through the centre of a pixel.
     parts = [Polygon([(400_003 + 10 * x, 599_800 + 10 * (y + 2**0.5 / 10)) for x, y in ring]) for ring in rings]
     each = [Polygons(np.array([extract_polygons(part)], object), 0, 0) for part in parts if extract_polygons(part)]
@@ -182,7 +184,7 @@ def test_a_multipolygon_covers_what_its_parts_cover(rings: list[list[tuple[int, 
     assert np.array_equal(together, expected)
 
 
-def test_ring_that_is_not_closed_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_error_on_unclosed_ring_names_the_file(tmp_path: Path) -> None:
     frame = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)], crs="EPSG:32618")
     frame.to_file(tmp_path / "inventory.shp")
     content = bytearray((tmp_path / "inventory.shp").read_bytes())

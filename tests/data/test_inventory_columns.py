@@ -86,7 +86,7 @@ ODD: dict[str, dict[str, list[Any]]] = {
 
 
 def values(frame: geopandas.GeoDataFrame) -> list[tuple[str, ...]]:
-    """Return columns as texts, since formats store one number in several ways."""
+    """Return columns as texts, since formats store a number in several ways."""
 
     def text(value: Any) -> str:
         missing = value is None or value != value
@@ -106,7 +106,7 @@ def texts(column: list[Any]) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("file", FORMATS)
 @pytest.mark.parametrize("case", ODD)
-def test_values_of_any_column_survive_an_import(tmp_path: Path, file: str, case: str) -> None:
+def test_import_keeps_the_values_of_any_column(tmp_path: Path, file: str, case: str) -> None:
     project = make_project(tmp_path, file)
     _, found = imported(project, geojson(tmp_path / "edits.geojson", **ODD[case]))
     for column in ODD[case].values():
@@ -121,7 +121,7 @@ def test_values_of_any_column_survive_an_import(tmp_path: Path, file: str, case:
     assert not again.written
 
 
-def test_what_is_kept_under_another_name_is_said(tmp_path: Path) -> None:
+def test_renamed_columns_are_reported(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     result, found = imported(
         project, geojson(tmp_path / "edits.geojson", fid=[7, 7, 8], Area=[1, 2, 3], area=[4, 5, 6])
@@ -131,7 +131,7 @@ def test_what_is_kept_under_another_name_is_said(tmp_path: Path) -> None:
     assert (list(found.Area), list(found.area_2)) == ([1, 2, 3], [4, 5, 6])
 
 
-def test_a_name_in_another_case_is_the_inventorys_own_column(tmp_path: Path) -> None:
+def test_column_names_match_regardless_of_case(tmp_path: Path) -> None:
     project = make_project(tmp_path, Number=[1, 2, 3])
     result, found = imported(project, geojson(tmp_path / "edits.geojson", number=[4, 5, 6]))
     assert result.renamed == {"number": "Number"}
@@ -139,7 +139,7 @@ def test_a_name_in_another_case_is_the_inventorys_own_column(tmp_path: Path) -> 
     assert list(found.Number) == [4, 5, 6]
 
 
-def test_a_geopackage_keeps_the_names_of_its_own_columns(tmp_path: Path) -> None:
+def test_geopackage_keeps_its_key_and_geometry_names(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     path = tmp_path / "data/inventory.gpkg"
     path.unlink()
@@ -153,8 +153,8 @@ def test_a_geopackage_keeps_the_names_of_its_own_columns(tmp_path: Path) -> None
     assert names[:2] == ["number", "outline"]
 
 
-def test_edits_as_qgis_exports_them_after_a_split(tmp_path: Path) -> None:
-    """Saved as a Shapefile, the fid of a GeoPackage becomes an attribute, and a split feature has it twice."""
+def test_shapefile_edits_from_qgis_after_a_split_are_imported(tmp_path: Path) -> None:
+    """The fid of a GeoPackage becomes an attribute, which a split duplicates."""
     project = make_project(tmp_path)
     left, right = (shapely.box(x, TOP - 200, x + 25, TOP - 150) for x in (LEFT + 100, LEFT + 125))
     edits = write(tmp_path / "edits.shp", [left, right, SQUARES[1]], fid=[1, 1, 2], note=["a", "a", "b"])
@@ -163,7 +163,7 @@ def test_edits_as_qgis_exports_them_after_a_split(tmp_path: Path) -> None:
     assert sorted(pyogrio.read_dataframe(result.path).fid_2) == [1, 1, 2]
 
 
-def test_a_text_that_a_shapefile_would_cut_is_refused(tmp_path: Path) -> None:
+def test_text_too_long_for_a_shapefile_is_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path, "inventory.shp")
     before = (tmp_path / "data/inventory.dbf").read_bytes()
     with pytest.raises(SourceError, match=r"column 'why' has a text of 300 bytes.* can store 254"):

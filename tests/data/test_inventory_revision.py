@@ -1,4 +1,4 @@
-"""Corrected inventories: what counts as changed, what stays, and what is refused before anything is written."""
+"""Tests of replacing an inventory by a corrected one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AREA = {"role": "training", "folder": "data/here"}
 
 
 def square(column: float, row: float, side: float = 50) -> shapely.Polygon:
-    """A square of so many metres, so many metres right of and below the area's corner."""
+    """Return a square, with size and offset from the area's corner in metres."""
     return shapely.box(LEFT + column, TOP - row - side, LEFT + column + side, TOP - row)
 
 
@@ -67,7 +67,7 @@ def counts(result: Revision) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("file", ["inventory.gpkg", "inventory.shp", "inventory.geojson"])
-def test_what_changed_is_counted_in_polygons_and_area_and_the_rest_of_the_file_stays(tmp_path: Path, file: str) -> None:
+def test_changes_are_counted_and_other_features_kept(tmp_path: Path, file: str) -> None:
     project = make_project(tmp_path / "project", file)
     larger = square(300, 100, 60)
     edits = write(tmp_path / "edits.gpkg", [FOUR[0], larger, FOUR[3], square(500, 500, 20)], who=["x", "y", "z", "x"])
@@ -91,7 +91,7 @@ def test_what_changed_is_counted_in_polygons_and_area_and_the_rest_of_the_file_s
 
 @pytest.mark.parametrize("file", ["inventory.gpkg", "inventory.shp", "inventory.geojson"])
 @pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
-def test_the_same_correction_twice_changes_nothing(tmp_path: Path, file: str, crs: str) -> None:
+def test_repeated_correction_changes_nothing(tmp_path: Path, file: str, crs: str) -> None:
     project = make_project(tmp_path / "project", file)
     corrected = frame([FOUR[0], square(300, 100, 60)], corrected_by=["x", None], when=["2015-06-01"] * 2).to_crs(crs)
     pyogrio.write_dataframe(corrected, tmp_path / "edits.gpkg")
@@ -102,22 +102,20 @@ def test_the_same_correction_twice_changes_nothing(tmp_path: Path, file: str, cr
     assert {path: (path.read_bytes(), path.stat().st_ino) for path in (project.root / "data/here").iterdir()} == before
 
 
-def test_an_attribute_alone_is_a_change_too(project: Project, tmp_path: Path) -> None:
+def test_changed_attribute_is_written(project: Project, tmp_path: Path) -> None:
     result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR, note=["a", "b", "seen", "d"]))
     assert (result.written, counts(result)) == (True, (0, 0, 0, 4))
     assert set(inventory(project).note) == {"a", "b", "seen", "d", "e"}
 
 
-def test_the_inventory_itself_changes_nothing(project: Project) -> None:
+def test_import_of_the_inventory_itself_changes_nothing(project: Project) -> None:
     path = project.root / "data/here/inventory.gpkg"
     result = revise_inventory(project, "here", path)
     assert (result.written, result.outside, counts(result)) == (False, 1, (0, 0, 0, 4))
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_link_into_the_cache_of_dvc_is_replaced_and_never_written_through(
-    project: Project, tmp_path: Path, link: object
-) -> None:
+def test_link_into_the_dvc_cache_is_replaced(project: Project, tmp_path: Path, link: object) -> None:
     path, cached = project.root / "data/here/inventory.gpkg", tmp_path / "cache"
     path.rename(cached)
     cached.chmod(0o444)
@@ -131,7 +129,7 @@ def test_a_link_into_the_cache_of_dvc_is_replaced_and_never_written_through(
     assert len(inventory(project)) == 2
 
 
-def test_an_area_in_which_there_was_nothing_yet(project: Project, tmp_path: Path) -> None:
+def test_first_polygons_of_an_area_are_imported(project: Project, tmp_path: Path) -> None:
     write(project.root / "data/here/inventory.gpkg", [OUTSIDE], number=[5])
     result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR[:2]))
     assert (counts(result), result.before.polygons) == ((2, 0, 0, 0), 0)
@@ -139,7 +137,7 @@ def test_an_area_in_which_there_was_nothing_yet(project: Project, tmp_path: Path
     assert (len(found), found.number.dropna().tolist()) == (3, [5])
 
 
-def test_other_layers_of_a_geopackage_stay(project: Project, tmp_path: Path) -> None:
+def test_other_layers_of_a_geopackage_are_kept(project: Project, tmp_path: Path) -> None:
     path = project.root / "data/here/inventory.gpkg"
     pyogrio.write_dataframe(frame([shapely.Point(LEFT, TOP)], name=["a spring"]), path, layer="springs")
     revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR[:2]))
@@ -147,7 +145,7 @@ def test_other_layers_of_a_geopackage_stay(project: Project, tmp_path: Path) -> 
     assert list(pyogrio.read_dataframe(path, layer="springs").name) == ["a spring"]
 
 
-def test_only_what_the_filter_lets_count_is_replaced(tmp_path: Path) -> None:
+def test_only_features_that_match_the_filter_are_replaced(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", inventory_filter="number < 3")
     edits = write(tmp_path / "edits.gpkg", [FOUR[0], square(500, 500)], number=[1, 7])
     result = revise_inventory(project, "here", edits)
@@ -158,19 +156,19 @@ def test_only_what_the_filter_lets_count_is_replaced(tmp_path: Path) -> None:
 
 
 def spike(at: shapely.Polygon) -> shapely.Polygon:
-    """The square with a spike of no width: no valid polygon, of the same area."""
+    """Return a square with a spike of no width: an invalid polygon of equal area."""
     x, y = at.exterior.coords[0]
     return shapely.Polygon([*at.exterior.coords[:-1], (x, y), (x + 30, y), (x, y)])
 
 
-def test_what_can_be_mended_without_changing_its_area_is(project: Project, tmp_path: Path) -> None:
+def test_polygons_are_repaired_if_their_area_stays(project: Project, tmp_path: Path) -> None:
     assert not spike(FOUR[1]).is_valid
     result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", [FOUR[0], spike(FOUR[1]), *FOUR[2:]]))
     assert len(result.repaired) == 1
     assert inventory(project).is_valid.all()
 
 
-def test_overlapping_parts_of_a_corrected_landslide_are_united(project: Project, tmp_path: Path) -> None:
+def test_overlapping_parts_of_a_correction_are_united(project: Project, tmp_path: Path) -> None:
     parts = shapely.MultiPolygon([square(100, 100), square(130, 130)])  # 20 m by 20 m lie in both
     result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", [parts, *FOUR[1:]]))
     assert len(result.repaired) == 1
@@ -195,7 +193,7 @@ BOWTIE = shapely.Polygon([(LEFT + 10, TOP - 10), (LEFT + 90, TOP - 90), (LEFT + 
     ids=["bowtie", "missing", "empty", "no crs", "elsewhere", "other zone", "points", "nothing"],
 )
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
-def test_what_cannot_be_used_is_refused_and_nothing_is_written(
+def test_unusable_correction_is_refused_without_writing(
     project: Project, tmp_path: Path, geometries: list[shapely.Geometry | None], crs: str | None, said: str
 ) -> None:
     before = (project.root / "data/here/inventory.gpkg").read_bytes()
@@ -208,7 +206,7 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"\7" * 500, b"no database"])
-def test_a_damaged_file_is_refused(project: Project, tmp_path: Path, content: bytes) -> None:
+def test_damaged_correction_is_refused(project: Project, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "edits.gpkg").write_bytes(content)
     with pytest.raises(SourceError, match=r"edits\.gpkg: "):
         revise_inventory(project, "here", tmp_path / "edits.gpkg")
@@ -224,7 +222,9 @@ places = st.lists(
 @pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=places, after=places)
-def test_before_plus_the_changes_is_after(tmp_path_factory: pytest.TempPathFactory, before: list, after: list) -> None:
+def test_totals_before_plus_changes_equal_totals_after(
+    tmp_path_factory: pytest.TempPathFactory, before: list, after: list
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     project = make_project(folder / "project")
     was, now = ([square(100 * x, 100 * y, side) for x, y, side in each] for each in (before, after))

@@ -1,7 +1,4 @@
-"""Tests of masks in all the ways in which tools save them.
-
-Landslides are shown in white, or in the only colour.
-"""
+"""Tests of masks in the formats of common tools."""
 
 from __future__ import annotations
 
@@ -83,7 +80,7 @@ READ: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_bright_is_landslide_however_a_mask_is_saved(tmp_path: Path, case: str) -> None:
+def test_bright_pixels_are_landslides_in_any_mask_format(tmp_path: Path, case: str) -> None:
     suffix, save = READ[case]
     path = tmp_path / f"mask.{suffix}"
     save(path)
@@ -109,7 +106,7 @@ UNCLEAR: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("case", UNCLEAR)
-def test_colours_that_leave_the_landslide_open_are_refused(tmp_path: Path, case: str) -> None:
+def test_mask_of_several_colours_is_refused(tmp_path: Path, case: str) -> None:
     suffix, save = UNCLEAR[case]
     path = tmp_path / f"mask.{suffix}"
     save(path)
@@ -126,7 +123,7 @@ def patch_folder(root: Path, role: str, masks: list[np.ndarray], nodata: int | N
     return root
 
 
-def test_masks_with_nodata_0_are_refused_for_training_and_warned_of_elsewhere(tmp_path: Path) -> None:
+def test_masks_with_nodata_0_are_refused_for_training(tmp_path: Path) -> None:
     from talud.project import Project
 
     patch_folder(tmp_path, "training", [ONES, ONES.T], nodata=0)
@@ -146,7 +143,7 @@ def test_masks_with_nodata_0_are_refused_for_training_and_warned_of_elsewhere(tm
     assert build_patch_stack(Project.find(tmp_path), "there").landslide_pixels == TRUTH.sum()
 
 
-def test_a_boundary_that_follows_the_landslides_is_refused(tmp_path: Path) -> None:
+def test_boundary_without_background_is_refused(tmp_path: Path) -> None:
     import geopandas
     import shapely
 
@@ -160,7 +157,7 @@ def test_a_boundary_that_follows_the_landslides_is_refused(tmp_path: Path) -> No
         build_area(project, "here")
 
 
-def test_a_mask_without_background_is_not_split_for_training(tmp_path: Path) -> None:
+def test_split_refuses_a_mask_without_background(tmp_path: Path) -> None:
     mask = np.full((64, 64), 255, np.uint8)
     mask[::3] = 1
     path = write_raster(tmp_path / "mask.tif", mask, nodata=255)

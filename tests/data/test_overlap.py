@@ -76,7 +76,7 @@ def test_slope_of_a_stack_equals_the_arcgis_slope_of_la_arenosa(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("corner", [(LEFT, TOP), (LEFT + 3.7, TOP - 1.2), (LEFT + 5, TOP + 9.99)])
-def test_source_of_the_resolution_of_the_stack_keeps_its_values(tmp_path: Path, corner: tuple[float, float]) -> None:
+def test_source_at_the_stack_resolution_keeps_its_values(tmp_path: Path, corner: tuple[float, float]) -> None:
     source = terrain(tmp_path / "data" / "dtm.tif", corner=corner)
     area = {"role": "transfer", "folder": "data"}
     project = write_project(tmp_path, {"here": area}, band_sets=TERRAIN, stack={"resolution": 10})
@@ -86,7 +86,7 @@ def test_source_of_the_resolution_of_the_stack_keeps_its_values(tmp_path: Path, 
         assert np.array_equal(stack.read(1)[1:-1, 1:-1], dataset.read(1)[1:-1, 1:-1])
 
 
-def test_coarser_image_leaves_the_grid_to_the_terrain_model(tmp_path: Path) -> None:
+def test_grid_follows_the_terrain_model_if_the_image_is_coarser(tmp_path: Path) -> None:
     image = np.random.default_rng(2).integers(1, 255, (3, 20, 30)).astype(np.uint8)
     write_raster(tmp_path / "data" / "optical.tif", image, 20)
     source = terrain(tmp_path / "data" / "dtm.tif", (41, 61), (LEFT - 6.3, TOP + 6.3))
@@ -104,7 +104,7 @@ def test_coarser_image_leaves_the_grid_to_the_terrain_model(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("resolution", [12.5, 10.01])
-def test_other_resolution_lies_on_its_multiples(tmp_path: Path, resolution: float) -> None:
+def test_grid_of_another_resolution_starts_at_a_multiple(tmp_path: Path, resolution: float) -> None:
     terrain(tmp_path / "data" / "dtm.tif", corner=(LEFT + 3.7, TOP - 1.2))
     area = {"role": "transfer", "folder": "data"}
     project = write_project(tmp_path, {"here": area}, band_sets=TERRAIN, stack={"resolution": resolution})
@@ -114,7 +114,7 @@ def test_other_resolution_lies_on_its_multiples(tmp_path: Path, resolution: floa
             assert corner / resolution == pytest.approx(round(corner / resolution), abs=1e-6)
 
 
-def test_origin_in_params_places_the_grid(tmp_path: Path) -> None:
+def test_grid_origin_follows_params(tmp_path: Path) -> None:
     project = halves(tmp_path, None, None, stack={"origin": [4, 2.5], "overlap": "allow"})
     build_stack(project, "west")
     with rasterio.open(project.stack("west")) as stack:
@@ -122,7 +122,7 @@ def test_origin_in_params_places_the_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("origin", ["here", [1], [1, 2, 3], ["a", 2], [True, 2], [float("nan"), 0], None])
-def test_origin_that_is_no_corner_is_refused(tmp_path: Path, origin: object) -> None:
+def test_invalid_grid_origin_is_refused(tmp_path: Path, origin: object) -> None:
     with pytest.raises(ParamsError, match=r"stack\.origin"):
         halves(tmp_path, None, None, stack={"origin": origin})
 
@@ -131,7 +131,7 @@ def test_origin_that_is_no_corner_is_refused(tmp_path: Path, origin: object) -> 
 
 
 @pytest.mark.parametrize("split", [300.0, 298.7, 303.7, 308.7, 306.123])
-def test_areas_that_share_an_edge_share_no_pixel(tmp_path: Path, split: float) -> None:
+def test_areas_with_a_common_edge_share_no_pixel(tmp_path: Path, split: float) -> None:
     west, east = [LEFT, TOP - 401.2, LEFT + split, TOP], [LEFT + split, TOP - 401.2, LEFT + 603.7, TOP]
     project = halves(tmp_path, west, east)
     for area in ("west", "east"):
@@ -145,7 +145,7 @@ def test_areas_that_share_an_edge_share_no_pixel(tmp_path: Path, split: float) -
 
 
 @pytest.mark.parametrize("columns", [1, 3])
-def test_overlap_of_roles_is_refused_with_its_pixels(
+def test_overlap_of_roles_is_refused_with_its_pixel_count(
     tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     west, east = [LEFT, TOP - 500, LEFT + 303.7 + 10 * columns, TOP], [LEFT + 303.7, TOP - 500, LEFT + 700, TOP]
@@ -161,14 +161,14 @@ def test_overlap_of_roles_is_refused_with_its_pixels(
     assert not project.stack("east").exists()
 
 
-def test_overlap_is_allowed_where_params_say_so(tmp_path: Path) -> None:
+def test_overlap_is_allowed_by_params(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"2,204 pixels are in both"):  # 58 × 38
         build_stack(halves(tmp_path, None, None), "west")
     allowed = halves(tmp_path, None, None, stack={"overlap": "allow"})
     assert build_stack(allowed, "west").height == build_stack(allowed, "east").height == 40
 
 
-def test_overlap_of_rasters_in_two_reference_systems_is_counted(tmp_path: Path) -> None:
+def test_overlap_is_counted_across_reference_systems(tmp_path: Path) -> None:
     terrain(tmp_path / "a" / "dtm.tif")
     inventory(tmp_path / "a" / "inventory.gpkg", (100, -200, 200, -100))
     # The neighbouring UTM zone turns the raster; its middle is that of the first.
@@ -186,7 +186,7 @@ def test_overlap_of_rasters_in_two_reference_systems_is_counted(tmp_path: Path) 
     assert all(0.95 * expected < pixels < 1.05 * expected for pixels in found.values()), found
 
 
-def test_clipped_basins_that_touch_may_have_overlapping_rectangles(tmp_path: Path) -> None:
+def test_touching_basins_may_have_overlapping_rectangles(tmp_path: Path) -> None:
     heights = np.random.default_rng(1).uniform(900, 1500, (40, 40)).astype(np.float32)
     rows, columns = np.mgrid[:40, :40]
     for name, inside in (("a", rows > columns), ("b", rows <= columns)):
@@ -198,7 +198,7 @@ def test_clipped_basins_that_touch_may_have_overlapping_rectangles(tmp_path: Pat
         assert build_stack(project, area).landslide_pixels
 
 
-def test_boundaries_part_areas_of_one_raster(tmp_path: Path) -> None:
+def test_boundaries_separate_areas_of_one_raster(tmp_path: Path) -> None:
     for name, right in (("a", 300.0), ("b", 320.0)):
         terrain(tmp_path / name / "dtm.tif")
         inventory(tmp_path / name / "inventory.gpkg", (100, -300, 500, -100))
@@ -226,7 +226,7 @@ def test_training_areas_may_not_overlap_but_transfer_areas_may(tmp_path: Path) -
             build_stack(project, "a")
 
 
-def test_area_whose_sources_are_missing_does_not_stop_another(tmp_path: Path) -> None:
+def test_missing_sources_of_one_area_do_not_stop_another(tmp_path: Path) -> None:
     terrain(tmp_path / "data" / "dtm.tif")
     areas = {"a": {"role": "transfer", "folder": "data"}, "b": {"role": "gate", "folder": "elsewhere"}}
     project = write_project(tmp_path, areas, band_sets=TERRAIN, stack={"resolution": 10})

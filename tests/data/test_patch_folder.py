@@ -1,4 +1,4 @@
-"""Patch folders: pairs are found and read as they are, and what is no pair of a patch set is said."""
+"""Tests of patch folders: pairing, reading and error messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_all(folder: Path, data: PatchData) -> None:
 
 
 def refusal(folder: Path, **data: object) -> str:
-    """What is said of a folder when all of it is read."""
+    """Return the error message on a folder when all of it is read."""
     with pytest.raises(SourceError) as caught:
         read_all(folder, PatchData.model_validate(data))
     message = str(caught.value)
@@ -53,14 +53,14 @@ def refusal(folder: Path, **data: object) -> str:
     return message
 
 
-def test_names_are_sorted_by_their_numbers(tmp_path: Path) -> None:
+def test_patch_names_are_sorted_by_number(tmp_path: Path) -> None:
     for seed, name in enumerate(("10", "9", "100", "2b", "2a")):
         png_pair(tmp_path, name, seed)
     assert [pair.name for pair in PatchFolder.find(tmp_path, PatchData()).pairs] == ["2a", "2b", "9", "10", "100"]
 
 
 @pytest.mark.parametrize("landslide", [1, 255])
-def test_a_pair_is_read_as_it_is(tmp_path: Path, landslide: int) -> None:
+def test_pair_is_read_unchanged(tmp_path: Path, landslide: int) -> None:
     png_pair(tmp_path, "7", 3, landslide=landslide)
     folder = PatchFolder.find(tmp_path, PatchData(bands={"blue": 3, "red": 1}))
     image, mask = folder.read(folder.pairs[0])
@@ -69,7 +69,7 @@ def test_a_pair_is_read_as_it_is(tmp_path: Path, landslide: int) -> None:
     assert (image.dtype, mask.dtype, folder.unit) == (np.float32, np.uint8, "DN")
 
 
-def test_what_is_transparent_is_invalid_and_unknown(tmp_path: Path) -> None:
+def test_transparent_pixels_are_invalid_and_unknown(tmp_path: Path) -> None:
     png_pair(tmp_path, "7", 3)
     alpha = np.full((SIDE, SIDE, 1), 255, np.uint8)
     alpha[:4] = 0
@@ -103,7 +103,7 @@ def test_alpha_band_masks_patches_of_five_bands(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_tiff_pairs_keep_what_eight_bits_cannot_hold(tmp_path: Path) -> None:
+def test_tiff_pairs_keep_values_beyond_8_bits(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(2000, 500, (4, SIDE, SIDE)).astype(np.float32)
     for place, array in (("images", values), ("masks", truth(1)[np.newaxis].astype(np.float32))):
         (tmp_path / place).mkdir()
@@ -143,7 +143,10 @@ def test_bands_of_patches_are_found_by_description(tmp_path: Path) -> None:
 
 
 def hdf5_pair(folder: Path, number: int, seed: int) -> np.ndarray:
-    """A synthetic pair in the form of Landslide4Sense: 14 channels last, float64; returns the image."""
+    """Write a synthetic pair in the layout of Landslide4Sense.
+
+    It has 14 channels as the last axis, float64. Returns the image.
+    """
     image = np.random.default_rng(seed).normal(1, 0.3, (SIDE, SIDE, 14))
     for place in ("img", "mask"):
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -157,7 +160,7 @@ def hdf5_pair(folder: Path, number: int, seed: int) -> np.ndarray:
 HDF5 = {"images": "img", "masks": "mask/*.h5", "bands": {"red": 4, "green": 3, "blue": 2}}
 
 
-def test_hdf5_pairs_in_the_form_of_landslide4sense(tmp_path: Path) -> None:
+def test_hdf5_pairs_of_landslide4sense_layout_are_read(tmp_path: Path) -> None:
     images = {number: hdf5_pair(tmp_path, number, number) for number in (12, 3)}
     folder = PatchFolder.find(tmp_path, PatchData.model_validate(HDF5))
     assert [pair.name for pair in folder.pairs] == ["3", "12"]
@@ -168,7 +171,7 @@ def test_hdf5_pairs_in_the_form_of_landslide4sense(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_real_files_of_landslide4sense(real_data: Path) -> None:
+def test_real_landslide4sense_files_are_read(real_data: Path) -> None:
     data = PatchData(images="image_*.h5", bands={"red": 4, "green": 3, "blue": 2})
     folder = PatchFolder.find(real_data / "landslide4sense_h5", data)
     assert [(pair.name, pair.mask) for pair in folder.pairs] == [("31", None), ("37", None), ("39", None)]
@@ -180,7 +183,7 @@ def test_the_real_files_of_landslide4sense(real_data: Path) -> None:
         assert image.shape == (3, 128, 128)
 
 
-def test_an_index_chooses_patches(tmp_path: Path) -> None:
+def test_index_selects_patches(tmp_path: Path) -> None:
     for seed, name in enumerate(("0001", "0002", "0010", "0011")):
         png_pair(tmp_path, name, seed)
     (tmp_path / "areas.csv").write_text("patch,area\n0011,a\n0002,a\n0001,b\n")
@@ -193,7 +196,7 @@ def test_an_index_chooses_patches(tmp_path: Path) -> None:
     assert "none.csv" in refusal(tmp_path, index="none.csv")
 
 
-def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
+def test_inconsistent_patch_folder_is_refused(tmp_path: Path) -> None:
     png_pair(tmp_path, "1", 1)
     assert "expected" not in refusal(tmp_path / "nowhere")
     assert "has no image" in refusal(tmp_path, images="elsewhere")
@@ -207,7 +210,7 @@ def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     assert "masks/2.png: has 17 columns × 17 rows, but the patches have 16 × 16" in refusal(tmp_path)
 
 
-def test_a_mask_must_be_one(tmp_path: Path) -> None:
+def test_invalid_mask_is_refused(tmp_path: Path) -> None:
     png_pair(tmp_path, "1", 1)
     mask = tmp_path / "masks" / "1.png"
     Image.fromarray(pixels(1)).save(mask)
@@ -220,13 +223,13 @@ def test_a_mask_must_be_one(tmp_path: Path) -> None:
     assert "no mask has the name of an image (1.png, one.png)" in refusal(tmp_path)
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_duplicate_patch_names_are_refused(tmp_path: Path) -> None:
     png_pair(tmp_path, "1", 1)
     png_pair(tmp_path, "image_1", 1)
     assert "both are named as patch 1" in refusal(tmp_path)
 
 
-def test_a_patch_without_a_mask_is_unknown(tmp_path: Path) -> None:
+def test_patch_without_a_mask_is_unknown(tmp_path: Path) -> None:
     for name in ("1", "2"):
         png_pair(tmp_path, name, 1)
     (tmp_path / "masks" / "2.png").unlink()
@@ -257,7 +260,7 @@ def test_hostile_hdf5_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["h5", "png", "tif"])
-def test_damaged_files_are_said(tmp_path: Path, suffix: str) -> None:
+def test_damaged_patch_files_are_refused(tmp_path: Path, suffix: str) -> None:
     hdf5_pair(tmp_path, 1, 1)
     Image.fromarray(pixels(1)).save(tmp_path / "whole.png")
     Image.fromarray(pixels(1)).save(tmp_path / "whole.tif")
@@ -277,7 +280,7 @@ def test_damaged_files_are_said(tmp_path: Path, suffix: str) -> None:
 
 
 @given(st.integers(1, 5000))
-def test_few_places_stay_empty(count: int) -> None:
+def test_patch_layout_has_few_empty_cells(count: int) -> None:
     rows, columns = rows_and_columns(count)
     assert (rows - 1) * columns < count <= rows * columns
     side = np.sqrt(count)
@@ -302,7 +305,7 @@ def params(**area: object) -> Params:
     )
 
 
-def test_what_stands_in_place_of_rasters_has_none_beside_it() -> None:
+def test_params_refuse_patches_together_with_rasters() -> None:
     with pytest.raises(ParamsError, match="an area with patches cannot have crs, bounds, which apply to rasters"):
         Area.create(role="transfer", folder="data", patches={}, crs="EPSG:32618", bounds=(0, 0, 1, 1))
     with pytest.raises(ParamsError, match="where filters the table of index"):
@@ -313,7 +316,7 @@ def test_what_stands_in_place_of_rasters_has_none_beside_it() -> None:
     assert again == params(patches={})
 
 
-def test_an_area_of_patches_has_what_its_role_and_the_band_sets_need(tmp_path: Path) -> None:
+def test_patch_area_must_meet_its_role_and_band_sets(tmp_path: Path) -> None:
     png_pair(tmp_path / "data", "1", 1)
     with pytest.raises(SourceError, match="band set '3band' needs green"):
         build_patch_stack(Project(tmp_path, params(patches={"bands": {"red": 1, "blue": 3}})), "there")

@@ -1,4 +1,4 @@
-"""Blocks and patches: nothing of validation or test lies in a training patch."""
+"""Tests of the split into blocks and of patches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(path: Path, bands: np.ndarray, names: tuple[str, ...] = ()) -> Path:
 
 
 def scattered(height: int, width: int, seed: int, share: float = 0.02) -> np.ndarray:
-    """A mask of scattered landslides and some unknown pixels."""
+    """Return a mask of scattered landslides and some unknown pixels."""
     generator = np.random.default_rng(seed)
     mask = (generator.random((height, width)) < share).astype(np.uint8)
     mask[generator.random((height, width)) < 0.05] = 255
@@ -43,7 +43,7 @@ def area(path: Path, mask: np.ndarray) -> Path:
 
 
 def pixels(windows: list[Window], shape: tuple[int, int]) -> np.ndarray:
-    """How often each pixel of a raster lies in one of the windows."""
+    """Count the windows that contain each pixel of a raster."""
     count = np.zeros(shape, int)
     for window in windows:
         assert window.row_off >= 0
@@ -71,7 +71,7 @@ def options(draw: st.DrawFn) -> SplitOptions:
 @pytest.mark.slow
 @given(options(), st.integers(30, 120), st.integers(30, 120), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
-def test_no_validation_or_test_pixel_lies_in_a_training_patch(
+def test_training_patches_contain_no_held_out_pixel(
     tmp_path_factory: pytest.TempPathFactory, chosen: SplitOptions, height: int, width: int, seed: int
 ) -> None:
     mask = area(tmp_path_factory.getbasetemp() / "property.tif", scattered(height, width, seed))
@@ -94,7 +94,7 @@ def test_no_validation_or_test_pixel_lies_in_a_training_patch(
         assert any(block.landslide_pixels for block in blocks if block.part == part)
 
 
-def test_a_guard_keeps_parts_apart(tmp_path: Path) -> None:
+def test_buffer_separates_the_parts_of_a_split(tmp_path: Path) -> None:
     chosen = SplitOptions(block=20, guard=3, patch=8, stride=3)
     blocks = split_blocks(area(tmp_path / "mask.tif", scattered(100, 100, 1)), chosen, seed=5)
     owner = np.zeros((100, 100), int)
@@ -105,7 +105,7 @@ def test_a_guard_keeps_parts_apart(tmp_path: Path) -> None:
         assert not (near == 2).any()
 
 
-def test_a_split_follows_its_seed_and_its_shares(tmp_path: Path) -> None:
+def test_split_follows_seed_and_shares(tmp_path: Path) -> None:
     mask = area(tmp_path / "mask.tif", scattered(200, 200, 2))
     chosen = SplitOptions(block=20, patch=10, stride=10, validation=0.2, test=0.1)
     blocks = split_blocks(mask, chosen, seed=5)
@@ -115,7 +115,7 @@ def test_a_split_follows_its_seed_and_its_shares(tmp_path: Path) -> None:
     assert [parts.count(part) for part in ("training", "validation", "test")] == [70, 20, 10]
 
 
-def test_each_part_gets_blocks_of_many_landslides_and_of_few(tmp_path: Path) -> None:
+def test_split_balances_landslides_among_parts(tmp_path: Path) -> None:
     mask = np.zeros((200, 200), np.uint8)
     for index in range(100):  # the block in row r, column c holds 10 r + c landslide pixels
         row, column = divmod(index, 10)
@@ -129,7 +129,7 @@ def test_each_part_gets_blocks_of_many_landslides_and_of_few(tmp_path: Path) -> 
             assert abs(mean - 49.5) < 4  # chance alone would miss by 6 in one of three splits
 
 
-def test_an_area_with_too_few_landslides_is_refused(tmp_path: Path) -> None:
+def test_split_refuses_an_area_with_too_few_landslides(tmp_path: Path) -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[5:90, 5] = 1
     mask[45:99, 5] = 0
@@ -137,7 +137,7 @@ def test_an_area_with_too_few_landslides_is_refused(tmp_path: Path) -> None:
         split_blocks(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
 
 
-def test_blocks_of_unknown_truth_belong_to_no_part(tmp_path: Path) -> None:
+def test_blocks_without_known_pixels_belong_to_no_part(tmp_path: Path) -> None:
     mask = scattered(100, 100, 3)
     mask[:, 50:] = 255
     blocks = split_blocks(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
@@ -158,7 +158,7 @@ def rasters(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
     )
 
 
-def test_patches_hold_the_named_bands_and_no_truth_where_one_is_invalid(
+def test_patches_are_unknown_where_a_named_band_is_invalid(
     rasters: tuple[Path, Path, np.ndarray, np.ndarray],
 ) -> None:
     stack, mask, values, truth = rasters
@@ -174,7 +174,7 @@ def test_patches_hold_the_named_bands_and_no_truth_where_one_is_invalid(
     np.testing.assert_array_equal(patches.mask[0], np.where(invalid, 255, truth[:20, 30:50]))
 
 
-def test_every_validation_pixel_counts_once(rasters: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
+def test_validation_pixels_count_once(rasters: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
     stack, mask, values, truth = rasters
     block = Block(Window(30, 30, 30, 30), "validation")
     chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=0)
@@ -186,7 +186,7 @@ def test_every_validation_pixel_counts_once(rasters: tuple[Path, Path, np.ndarra
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
-def test_patches_without_a_landslide_are_at_most_their_share(tmp_path: Path, share: float) -> None:
+def test_empty_patches_are_limited_to_their_share(tmp_path: Path, share: float) -> None:
     mask = np.zeros((80, 80), np.uint8)
     mask[3, 3] = mask[55, 70] = 1
     mask[60:, :20] = 255
@@ -199,7 +199,7 @@ def test_patches_without_a_landslide_are_at_most_their_share(tmp_path: Path, sha
     assert empty == {0.0: 0, 0.3: 0, 0.6: 3, 1.0: 13}[share]  # of 16 patches 2 hold landslides, 1 nothing known
 
 
-def test_stack_and_mask_of_different_grids_are_refused(tmp_path: Path) -> None:
+def test_patches_refuse_stack_and_mask_of_different_grids(tmp_path: Path) -> None:
     stack = write(tmp_path / "a.tif", np.ones((1, 40, 40), np.float32), ("red",))
     mask = area(tmp_path / "m.tif", np.zeros((40, 41), np.uint8))
     with pytest.raises(StudyError, match="different grids"):
@@ -207,7 +207,10 @@ def test_stack_and_mask_of_different_grids_are_refused(tmp_path: Path) -> None:
 
 
 def patch_mask(path: Path, landslides: list[int], columns: int = 5, side: int = 8) -> Path:
-    """A mask of patches side by side, one landslide pixel in those of some numbers; unknown in the last place."""
+    """Return a mask of patches with one landslide pixel in some of them.
+
+    The last cell of the layout is unknown.
+    """
     rows = 4
     mask = np.zeros((rows * side, columns * side), np.uint8)
     for number in landslides:
@@ -220,7 +223,7 @@ def patch_mask(path: Path, landslides: list[int], columns: int = 5, side: int = 
     return path
 
 
-def test_patches_are_dealt_by_runs_of_their_numbers(tmp_path: Path) -> None:
+def test_patch_stack_is_split_by_number(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])
     chosen = SplitOptions(block=999, guard=3, patch=4, stride=4, validation=0.2, test=0.2)
     blocks = split_blocks(mask, chosen, seed=1)
@@ -232,7 +235,7 @@ def test_patches_are_dealt_by_runs_of_their_numbers(tmp_path: Path) -> None:
     assert split_blocks(mask, chosen, seed=2) == blocks
 
 
-def test_patches_that_cannot_be_dealt_are_refused(tmp_path: Path) -> None:
+def test_patch_stack_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 1, 2, 13])
     with pytest.raises(StudyError, match="none of the patches for test holds a landslide"):
         split_blocks(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)

@@ -52,7 +52,7 @@ def write(path: Path, *geometries: shapely.Geometry, crs: str | None = UTM, to: 
 def geojson(path: Path, *geometries: shapely.Geometry, crs: str | None = None) -> None:
     """Write a GeoJSON with unchanged coordinates.
 
-    It has a `crs` member only where `crs` is given.
+    It has a `crs` member only if `crs` is given.
     """
     features = [{"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(g)} for g in geometries]
     content: dict[str, object] = {"type": "FeatureCollection", "features": features}
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Fill, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.filterwarnings("ignore:.*(NaN|invalid value).*")
-def test_what_cannot_lie_in_the_area_is_refused_with_the_reason(talud: Run, folder: Path, case: str) -> None:
+def test_misplaced_source_is_refused_with_the_reason(talud: Run, folder: Path, case: str) -> None:
     fill, said = REFUSED[case]
     fill(folder)
     code, out, err = talud("stack", "here")
@@ -165,7 +165,7 @@ def test_geojson_with_a_crs_member_in_metres_is_read(talud: Run, folder: Path) -
     assert "1 polygon, 64 landslide pixels" in out
 
 
-def test_polygons_that_the_areas_system_cannot_express_are_not_called_empty(talud: Run, folder: Path) -> None:
+def test_polygons_outside_the_crs_are_reported_as_far_away(talud: Run, folder: Path) -> None:
     there = [degrees(SQUARE), shapely.box(105, -0.5, 105.1, 0.5), shapely.box(20, -89.9, 30, -89)]
     write(folder / "inventory.gpkg", *there, crs=WGS84)
     code, out, err = talud("stack", "here")
@@ -175,7 +175,7 @@ def test_polygons_that_the_areas_system_cannot_express_are_not_called_empty(talu
 
 
 @pytest.mark.parametrize("name", ["cloud.gpkg", "sar_mask.gpkg"])
-def test_clouds_beside_the_area_are_warned_of(talud: Run, folder: Path, name: str) -> None:
+def test_clouds_outside_the_area_raise_a_warning(talud: Run, folder: Path, name: str) -> None:
     if name.startswith("sar"):
         write_raster(folder / "sar_pre.tif", np.ones((SIDE, SIDE), np.float32), units=("power",))
     write(folder / name, AWAY)
@@ -187,13 +187,13 @@ def test_clouds_beside_the_area_are_warned_of(talud: Run, folder: Path, name: st
         assert np.isfinite(dataset.read(1)).all()
 
 
-def test_a_cloud_layer_without_clouds_is_fine(talud: Run, folder: Path) -> None:
+def test_cloud_layer_without_clouds_is_accepted(talud: Run, folder: Path) -> None:
     geopandas.GeoDataFrame(geometry=[], crs=UTM).to_file(folder / "cloud.gpkg", geometry_type="Polygon")
     code, _, err = talud("stack", "here")
     assert (code, err) == (0, "")
 
 
-def test_map_and_stack_like_check_the_place_of_clouds(talud: Run, folder: Path, tiny_model: Path) -> None:
+def test_map_and_stack_like_check_cloud_locations(talud: Run, folder: Path, tiny_model: Path) -> None:
     sources = ["--optical", folder / "optical.tif", "--cloud", write(folder / "far.gpkg", SQUARE, crs="EPSG:32617")]
     code, _, err = talud("stack", "--like", tiny_model, *sources, "--out", folder / "out.tif")
     assert code == 1
@@ -206,7 +206,7 @@ def test_map_and_stack_like_check_the_place_of_clouds(talud: Run, folder: Path, 
     assert "249 km away" in err
 
 
-def test_corrections_elsewhere_are_refused_with_the_reason(talud: Run, folder: Path) -> None:
+def test_misplaced_corrections_are_refused_with_the_reason(talud: Run, folder: Path) -> None:
     geojson(folder / "edits.geojson", SQUARE)
     code, _, err = talud("inventory", "import", folder / "edits.geojson", "--area", "here")
     assert code == 1

@@ -1,3 +1,5 @@
+"""Tests of SAR units and the Lee filter."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,12 +19,12 @@ from talud.errors import SourceError
 
 
 @given(st.floats(1e-6, 1e3), st.sampled_from(["amplitude", "power", "db"]))
-def test_units_convert_back(power: float, unit: str) -> None:
+def test_sar_units_convert_both_ways(power: float, unit: str) -> None:
     values = np.array([[power]])
     assert sar.to_power(sar.from_power(values, unit), unit) == pytest.approx(values)
 
 
-def test_units_mean_what_they_say() -> None:
+def test_sar_units_follow_their_definitions() -> None:
     assert sar.from_power(np.array([0.01, 1, 100]), "db") == pytest.approx([-20, 0, 20])
     assert sar.from_power(np.array([0.04]), "amplitude") == pytest.approx([0.2])
     assert sar.to_power(np.array([-3.0103]), "db") == pytest.approx([0.5], rel=1e-5)
@@ -30,7 +32,7 @@ def test_units_mean_what_they_say() -> None:
         assert np.isnan(sar.to_power(np.array([0.0, -0.1]), unit)).all()
 
 
-def test_lee_is_the_formula_pixel_by_pixel() -> None:
+def test_lee_filter_equals_the_formula_at_each_pixel() -> None:
     power = np.random.default_rng(5).gamma(4.4, 0.1 / 4.4, (12, 14))
     power[3:6, 4] = np.nan
     expected = np.full(power.shape, np.nan)
@@ -42,7 +44,7 @@ def test_lee_is_the_formula_pixel_by_pixel() -> None:
     assert sar.lee_filter(power, 5) == pytest.approx(expected, nan_ok=True, rel=1e-9)
 
 
-def test_lee_calms_speckle_and_keeps_an_edge() -> None:
+def test_lee_filter_reduces_speckle_and_keeps_an_edge() -> None:
     speckle = np.random.default_rng(7).gamma(4.4, 1 / 4.4, (60, 60))
     power = speckle * np.where(np.arange(60) < 30, 0.01, 1.0)
     filtered = sar.lee_filter(power, 7)
@@ -64,7 +66,7 @@ def test_lee_calms_speckle_and_keeps_an_edge() -> None:
         ((), {}, None),
     ],
 )
-def test_the_unit_is_read_from_the_file(
+def test_sar_unit_is_read_from_the_file(
     tmp_path: Path, units: tuple[str, ...], tags: dict[str, str], unit: str | None
 ) -> None:
     path = write_raster(tmp_path / "s.tif", np.ones((4, 4), np.float32), units=units, tags=tags)
@@ -72,7 +74,7 @@ def test_the_unit_is_read_from_the_file(
         assert (sar.stated_unit(dataset, 1) or (None,))[0] == unit
 
 
-def test_a_filtered_window_does_not_know_where_it_was_cut(tmp_path: Path) -> None:
+def test_lee_filter_does_not_depend_on_the_window(tmp_path: Path) -> None:
     power = np.random.default_rng(3).gamma(4.4, 0.1, (40, 50)).astype(np.float32)
     path = write_raster(tmp_path / "s.tif", power)
     with sources.open_source(path) as dataset:
@@ -82,7 +84,7 @@ def test_a_filtered_window_does_not_know_where_it_was_cut(tmp_path: Path) -> Non
     assert part == pytest.approx(whole[:, 13:22, 11:31])
 
 
-def test_neither_tag_nor_params_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:
+def test_error_on_missing_sar_unit_names_the_setting(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "s.tif", np.ones((4, 4), np.float32))
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match="set sar_unit"):
         sar.sar_layer(dataset, {"vv": 1}, "pre", None, "db", 0)
@@ -106,7 +108,7 @@ def test_neither_tag_nor_params_is_an_error_that_says_what_to_set(tmp_path: Path
         ({}, "amplitude", "negative, which amplitude cannot be"),
     ],
 )
-def test_a_unit_that_contradicts_the_file_is_an_error(
+def test_sar_unit_that_contradicts_the_file_is_refused(
     tmp_path: Path, changes: dict[str, object], unit: str | None, said: str
 ) -> None:
     decibels = np.random.default_rng(0).uniform(-20, -5, (20, 20)).astype(np.float32)
@@ -115,7 +117,7 @@ def test_a_unit_that_contradicts_the_file_is_an_error(
         sar.sar_layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
 
 
-def test_values_above_zero_are_no_decibels(tmp_path: Path) -> None:
+def test_decibels_without_negative_values_are_refused(tmp_path: Path) -> None:
     power = np.random.default_rng(0).gamma(4.4, 0.02, (20, 20)).astype(np.float32)
     path = write_raster(tmp_path / "s.tif", power)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match="none below 0, which backsc"):
@@ -123,7 +125,7 @@ def test_values_above_zero_are_no_decibels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("unit", "stated"), [("db", "Decibels"), (None, "dB"), ("power", "Linear power")])
-def test_a_unit_that_fits_the_file_is_taken(tmp_path: Path, unit: str | None, stated: str) -> None:
+def test_sar_unit_that_fits_the_file_is_accepted(tmp_path: Path, unit: str | None, stated: str) -> None:
     values = np.full((4, 4), 0.1 if unit == "power" else -10, np.float32)
     values[0, 0] = -0.001 if unit == "power" else 0.5  # noise was subtracted; a bright corner
     path = write_raster(tmp_path / "s.tif", values, units=(stated,), descriptions=("Gamma0_VV",))
@@ -132,7 +134,7 @@ def test_a_unit_that_fits_the_file_is_taken(tmp_path: Path, unit: str | None, st
         assert layer.finish(layer.read(Window(0, 0, 4, 4)))[0, 2, 2] == pytest.approx(-10)
 
 
-def test_a_raw_scene_is_refused_with_advice(tmp_path: Path) -> None:
+def test_raw_sar_scene_is_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "grd.tif"
     points = [
         rasterio.control.GroundControlPoint(row, col, -75 + col / 9e3, 6 - row / 9e3)
@@ -149,7 +151,7 @@ def test_a_raw_scene_is_refused_with_advice(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("unit", ["db", "amplitude"])
-def test_one_burst_before_and_after_is_what_numpy_makes_of_it(tmp_path: Path, real_data: Path, unit: str) -> None:
+def test_stacked_burst_equals_the_result_of_numpy(tmp_path: Path, real_data: Path, unit: str) -> None:
     folder = real_data / "sentinel1_opera"
     pre, post = sorted(folder.glob("*IW2_20231227*"))[0], sorted(folder.glob("*IW2_20250102*"))[0]
     area = {"role": "transfer", "folder": str(folder), "files": {"sar_pre": pre.name, "sar_post": post.name}}

@@ -20,7 +20,7 @@ from talud.params import Area, StackOptions
 RANDOM = np.random.default_rng(6)
 
 
-def said(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]:
+def warnings_about(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]:
     """Return the warnings about sources."""
     numbers = BandNumbers.of({f"b{number}": number for number in range(1, bands + 1)}, "as given")
     taken = {source: numbers for source in files if source != "dtm"}
@@ -41,62 +41,62 @@ def scene(seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fill", [0, -9999, -32768, 32767])
-def test_undeclared_fill_in_a_terrain_model_is_named_with_its_share(tmp_path: Path, fill: int) -> None:
+def test_undeclared_fill_in_a_dtm_is_reported_with_its_share(tmp_path: Path, fill: int) -> None:
     heights = mountains(1400, 2600)
     heights[:, :12] = fill
     path = write_raster(tmp_path / "dtm.tif", heights)
-    (text,) = said({"dtm": path})
+    (text,) = warnings_about({"dtm": path})
     assert f"12.0% of its pixels are {fill}, " in text
     assert text.endswith(f"gdal_edit.py -a_nodata {fill} {path}")
-    assert said({"dtm": write_raster(tmp_path / "declared.tif", heights, nodata=fill)}) == []
-    (text,) = said({"dtm": write_raster(tmp_path / "other.tif", heights, nodata=-1)})
+    assert warnings_about({"dtm": write_raster(tmp_path / "declared.tif", heights, nodata=fill)}) == []
+    (text,) = warnings_about({"dtm": write_raster(tmp_path / "other.tif", heights, nodata=-1)})
     assert f"it declares -1 to be nodata: change {fill} to that" in text
 
 
 @pytest.mark.parametrize("integer", [False, True])
-def test_a_coast_with_sea_at_zero_is_sound(tmp_path: Path, integer: bool) -> None:
+def test_sea_at_zero_is_not_reported_as_fill(tmp_path: Path, integer: bool) -> None:
     heights = np.maximum(mountains(-300, 900), 0)
     path = write_raster(tmp_path / "dtm.tif", heights.astype(np.int16) if integer else heights)
-    assert said({"dtm": path}) == []
+    assert warnings_about({"dtm": path}) == []
 
 
 @pytest.mark.parametrize("fill", [0, -9999])
-def test_undeclared_fill_in_decibels_is_named(tmp_path: Path, fill: int) -> None:
+def test_undeclared_fill_in_decibels_is_reported(tmp_path: Path, fill: int) -> None:
     pre, post = scene(1), scene(2)
     post[:25] = fill
     files = {"sar_pre": write_raster(tmp_path / "a.tif", pre), "sar_post": write_raster(tmp_path / "b.tif", post)}
-    (text,) = said(files, sar_unit="db")
+    (text,) = warnings_about(files, sar_unit="db")
     assert f"b.tif: 25.0% of its pixels are {fill}, " in text
 
 
-def test_zero_in_power_is_no_measurement_and_needs_no_word(tmp_path: Path) -> None:
+def test_zero_power_is_not_reported_as_fill(tmp_path: Path) -> None:
     power = np.power(10, scene() / 10)
     power[:25] = 0
-    assert said({"sar_pre": write_raster(tmp_path / "a.tif", power)}, sar_unit="power") == []
+    assert warnings_about({"sar_pre": write_raster(tmp_path / "a.tif", power)}, sar_unit="power") == []
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_undeclared_border_of_an_image_is_named(tmp_path: Path, dtype: str) -> None:
+def test_undeclared_border_of_an_image_is_reported(tmp_path: Path, dtype: str) -> None:
     image = RANDOM.integers(20, 240, (3, 100, 100)).astype(np.float64)
     image = (image / 1000 if dtype == "float32" else image).astype(dtype)
     image[:, :, :10] = 0
-    (text,) = said({"optical": write_raster(tmp_path / "a.tif", image)}, bands=3)
+    (text,) = warnings_about({"optical": write_raster(tmp_path / "a.tif", image)}, bands=3)
     assert "10.0% of its pixels are 0, " in text
 
 
-def test_dark_pixels_of_an_image_are_sound(tmp_path: Path) -> None:
+def test_dark_pixels_are_not_reported_as_fill(tmp_path: Path) -> None:
     shadows = RANDOM.integers(0, 4, (3, 100, 100)).astype(np.uint8)
-    assert said({"optical": write_raster(tmp_path / "a.tif", shadows)}, bands=3) == []
+    assert warnings_about({"optical": write_raster(tmp_path / "a.tif", shadows)}, bands=3) == []
     clipped = RANDOM.integers(20, 240, (3, 100, 100)).astype(np.uint8)
     clipped[:, 40:60, 40:60] = 0  # a shadow in the middle
-    assert said({"optical": write_raster(tmp_path / "b.tif", clipped)}, bands=3) == []
+    assert warnings_about({"optical": write_raster(tmp_path / "b.tif", clipped)}, bands=3) == []
 
 
-def test_the_same_scene_before_and_after_is_named(tmp_path: Path) -> None:
+def test_equal_scenes_before_and_after_are_reported(tmp_path: Path) -> None:
     first = write_raster(tmp_path / "a.tif", scene())
     copy = write_raster(tmp_path / "b.tif", scene(), compress="DEFLATE")
     for other in (first, copy):
-        (text,) = said({"sar_pre": first, "sar_post": other}, sar_unit="db")
+        (text,) = warnings_about({"sar_pre": first, "sar_post": other}, sar_unit="db")
         assert "have the same pixels, so no change can be seen" in text
 
 
@@ -117,14 +117,14 @@ BEFORE, AFTER = "S1A_IW_GRDH_1SDV_20150511T101010_20150511T101035.tif", "vv_2015
          ["state 2015-05-23, but its given date is 2015-05-11", "state 2015-05-11, but its given date is 2015-05-23"]),
     ],
 )  # fmt: skip
-def test_scenes_in_the_wrong_order_are_named(
+def test_scenes_in_the_wrong_order_are_reported(
     tmp_path: Path, pre: str, post: str, area: dict[str, object], texts: list[str]
 ) -> None:
     files = {
         "sar_pre": write_raster(tmp_path / pre, scene(1)),
         "sar_post": write_raster(tmp_path / post, scene(2)),
     }
-    found = said(files, sar_unit="db", **area)
+    found = warnings_about(files, sar_unit="db", **area)
     assert len(found) == len(texts), found
     for text, expected in zip(found, texts, strict=True):
         assert expected in text
@@ -141,7 +141,7 @@ def test_scenes_in_the_wrong_order_are_named(
         ("tile_12345678_9", {}, None),
     ],
 )
-def test_the_day_of_a_scene_comes_from_tags_or_name(
+def test_acquisition_date_follows_tags_or_name(
     tmp_path: Path, name: str, tags: dict[str, str], day: str | None
 ) -> None:
     with sources.open_source(write_raster(tmp_path / f"{name}.tif", scene(), tags=tags)) as dataset:

@@ -1,3 +1,5 @@
+"""Tests of finding, reading and resampling sources."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +24,7 @@ UTM = CRS.from_epsg(32618)
 
 
 def layer_of(values: np.ndarray, side: float, corner: tuple[float, float] = CORNER) -> sources.SourceLayer:
-    """A layer straight from an array (height, width)."""
+    """Return a layer from an array (height, width)."""
 
     def read(window: Window) -> np.ndarray:
         rows = np.arange(window.row_off, window.row_off + window.height)
@@ -35,7 +37,7 @@ def layer_of(values: np.ndarray, side: float, corner: tuple[float, float] = CORN
     return sources.SourceLayer(Path("x.tif"), grid, ("x",), ("",), read)
 
 
-def test_files_are_found_by_name_beside_their_sidecars(tmp_path: Path) -> None:
+def test_sources_are_found_by_name_next_to_sidecars(tmp_path: Path) -> None:
     for name in (
         "optical.TIF", "optical.TIF.aux.xml", "optical.tfw", "dtm.img", "inventory.shp", "inventory.dbf",
         "inventory.prj", "cloud.geojson", "sar_mask.tif", "notes.txt", "Boundary.gpkg",
@@ -52,7 +54,7 @@ def test_files_are_found_by_name_beside_their_sidecars(tmp_path: Path) -> None:
     }
 
 
-def test_a_named_file_goes_before_the_one_found(tmp_path: Path) -> None:
+def test_named_file_takes_precedence(tmp_path: Path) -> None:
     for name in ("dtm.tif", "other.tif"):
         (tmp_path / name).touch()
     assert sources.find_sources(tmp_path, {"dtm": "other.tif"})["dtm"].name == "other.tif"
@@ -65,7 +67,7 @@ def test_a_named_file_goes_before_the_one_found(tmp_path: Path) -> None:
         sources.find_sources(tmp_path / "nowhere", {})
 
 
-def test_scale_offset_nodata_and_infinity(tmp_path: Path) -> None:
+def test_reading_applies_scale_offset_and_nodata(tmp_path: Path) -> None:
     values = np.array([[[100, 7, 300]], [[10, 20, 30]]], np.uint16)
     path = write_raster(tmp_path / "a.tif", values, scale=0.01, offset=-1, nodata=7)
     with sources.open_source(path) as dataset:
@@ -79,7 +81,7 @@ def test_scale_offset_nodata_and_infinity(tmp_path: Path) -> None:
         )
 
 
-def test_zero_as_nodata_means_black_in_all_bands(tmp_path: Path) -> None:
+def test_nodata_zero_must_occur_in_all_bands(tmp_path: Path) -> None:
     values = np.array([[[0, 0, 5]], [[0, 9, 5]], [[0, 0, 5]]], np.uint8)
     path = write_raster(tmp_path / "a.tif", values, nodata=0)
     with sources.open_source(path) as dataset:
@@ -87,7 +89,7 @@ def test_zero_as_nodata_means_black_in_all_bands(tmp_path: Path) -> None:
     assert np.array_equal(read[:, 0], [[np.nan, 0, 5], [np.nan, 9, 5], [np.nan, 0, 5]], equal_nan=True)
 
 
-def test_alpha_is_validity_and_no_band(tmp_path: Path) -> None:
+def test_alpha_band_is_a_mask_and_not_a_source_band(tmp_path: Path) -> None:
     values = np.full((4, 2, 2), 50, np.uint8)
     values[3] = [[255, 0], [255, 255]]
     path = write_raster(tmp_path / "a.tif", values, photometric="RGB", alpha="YES")
@@ -130,7 +132,7 @@ def test_alpha_band_masks_files_of_any_number_of_bands(
     np.testing.assert_array_equal(read, expected)
 
 
-def test_alpha_counts_beside_a_mask_file(tmp_path: Path) -> None:
+def test_alpha_band_is_combined_with_a_mask_file(tmp_path: Path) -> None:
     alpha, mask = np.full((6, 8), 255), np.full((6, 8), 255, np.uint8)
     alpha[:, :3], mask[:2] = 0, 0
     path = with_alpha(tmp_path / "a.tif", np.full((4, 6, 8), 50, np.uint8), alpha)
@@ -143,7 +145,7 @@ def test_alpha_counts_beside_a_mask_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["described", "read", "numbered"])
-def test_a_band_with_another_name_is_no_alpha(tmp_path: Path, way: str) -> None:
+def test_named_band_is_not_treated_as_alpha(tmp_path: Path, way: str) -> None:
     values = np.full((4, 4, 4), 50, np.uint8)
     values[3, :2] = 0  # near infrared of water, in the place that GDAL calls alpha
     names = ("red", "green", "blue", "nir") if way == "described" else ()
@@ -161,7 +163,7 @@ def test_a_band_with_another_name_is_no_alpha(tmp_path: Path, way: str) -> None:
         (np.stack([np.eye(8, dtype=np.uint8) * 255] * 3), "only the values 0 and 255, like a mask"),
     ],
 )
-def test_a_mask_is_no_optical_image(tmp_path: Path, values: np.ndarray, said: str) -> None:
+def test_mask_is_refused_as_optical_image(tmp_path: Path, values: np.ndarray, said: str) -> None:
     path = write_raster(tmp_path / "optical.tif", values)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
         sources.optical_layer(dataset, {"red": 1, "green": 2, "blue": 3})
@@ -170,13 +172,13 @@ def test_a_mask_is_no_optical_image(tmp_path: Path, values: np.ndarray, said: st
 @pytest.mark.parametrize(
     ("changes", "unit"), [({}, "DN"), ({"scale": 1e-4}, "reflectance"), ({"units": ("W/m2",)}, "W/m2")]
 )
-def test_the_unit_of_an_optical_band(tmp_path: Path, changes: dict, unit: str) -> None:
+def test_optical_layer_states_the_unit_of_its_bands(tmp_path: Path, changes: dict, unit: str) -> None:
     path = write_raster(tmp_path / "a.tif", np.full((1, 4, 4), 9, np.uint16), **changes)
     with sources.open_source(path) as dataset:
         assert sources.optical_layer(dataset, {"red": 1}).units == (unit,)
 
 
-def test_coarser_pixels_are_area_weighted_averages() -> None:
+def test_resampling_to_coarser_pixels_averages_by_area() -> None:
     values = np.arange(20.0).reshape(4, 5) ** 2
     target = Grid(UTM, Affine(12.5, 0, *CORNER[:1], 0, -12.5, CORNER[1]), 3, 4)
     coarse = warping.resample(layer_of(values, 10), target, 1.25)
@@ -187,7 +189,7 @@ def test_coarser_pixels_are_area_weighted_averages() -> None:
             assert coarse[0, row, column] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_coarser_pixel_is_valid_where_half_of_it_is() -> None:
+def test_coarser_pixel_is_valid_if_half_of_it_is_valid() -> None:
     values = np.ones((8, 8))
     values[:4, 1:4] = np.nan  # of the first target pixel 4 of 16 are left
     values[4:, :1] = np.nan  # of the one below 12 of 16
@@ -197,7 +199,7 @@ def test_a_coarser_pixel_is_valid_where_half_of_it_is() -> None:
     )
 
 
-def test_finer_pixels_are_interpolated_and_one_of_the_same_grid_is_itself() -> None:
+def test_resampling_interpolates_finer_and_copies_equal_pixels() -> None:
     values = np.random.default_rng(1).random((6, 7))
     same = Grid(UTM, Affine(30, 0, CORNER[0], 0, -30, CORNER[1]), 6, 7)
     assert warping.resample(layer_of(values, 30), same, 1.0)[0] == pytest.approx(values, rel=1e-6)
@@ -207,7 +209,7 @@ def test_finer_pixels_are_interpolated_and_one_of_the_same_grid_is_itself() -> N
     assert fine[5, 7] == pytest.approx(expected, rel=1e-6)
 
 
-def test_outside_the_source_nothing_is_valid() -> None:
+def test_pixels_outside_the_source_are_invalid() -> None:
     target = Grid(UTM, Affine(10, 0, CORNER[0] - 50, 0, -10, CORNER[1] + 50), 20, 20)
     valid = np.isfinite(warping.resample(layer_of(np.ones((10, 10)), 10), target, 1.0)[0])
     expected = np.zeros((20, 20), bool)
@@ -218,7 +220,7 @@ def test_outside_the_source_nothing_is_valid() -> None:
 @pytest.mark.slow
 @settings(max_examples=25)
 @given(st.integers(5, 40), st.floats(3, 40), st.floats(-15, 15), st.integers(0, 2**31))
-def test_windows_together_are_the_whole(size: int, side: float, shift: float, seed: int) -> None:
+def test_resampled_windows_equal_the_whole(size: int, side: float, shift: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     values = random.random((24, 25))
     values[random.random(values.shape) < 0.1] = np.nan
@@ -231,7 +233,7 @@ def test_windows_together_are_the_whole(size: int, side: float, shift: float, se
     assert pieces == pytest.approx(whole, nan_ok=True, rel=1e-5)
 
 
-def test_true_metres() -> None:
+def test_true_scale_is_recognised() -> None:
     assert warping.has_true_scale(CRS.from_epsg(32618), -75, 6)
     assert warping.has_true_scale(CRS.from_epsg(9377), -75, 6)  # MAGNA-SIRGAS, Colombia's national grid
     assert not warping.has_true_scale(CRS.from_epsg(3857), 12, 47)
@@ -241,7 +243,7 @@ def test_true_metres() -> None:
 
 
 @given(st.floats(-180, 180), st.floats(-80, 84))
-def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) -> None:
+def test_utm_zone_contains_the_place(longitude: float, latitude: float) -> None:
     crs = warping.utm_zone(longitude, latitude)
     assert crs.to_dict()["proj"] == "utm"
     central = crs.to_dict()["zone"] * 6 - 183
@@ -249,7 +251,7 @@ def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) ->
     assert bool(crs.to_dict().get("south")) == (latitude < 0)
 
 
-def test_a_file_cut_short_is_an_error_when_it_is_read(tmp_path: Path) -> None:
+def test_truncated_file_is_refused_when_read(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((600, 600)).astype(np.float32)
     path = tmp_path / "a.tif"
     rasterio.shutil.copy(write_raster(tmp_path / "whole.tif", values), path, driver="COG")  # its directory comes first

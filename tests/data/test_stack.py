@@ -1,3 +1,5 @@
+"""Tests of stacks of areas and of stacks for models."""
+
 from __future__ import annotations
 
 import json
@@ -34,7 +36,10 @@ EVERYTHING = ["red", "green", "blue", "elevation", "slope", "curvature", "vv_pre
 
 
 def polygons(path: Path, *boxes: tuple[float, float, float, float], crs: str = UTM) -> Path:
-    """Rectangles given by their left, bottom, right and top in metres from the upper left corner (south negative)."""
+    """Return rectangles given by left, bottom, right and top.
+
+    They are in metres from the upper left corner; south is negative.
+    """
     shapes = [box(LEFT + left, TOP + bottom, LEFT + right, TOP + top) for left, bottom, right, top in boxes]
     path.parent.mkdir(parents=True, exist_ok=True)
     geopandas.GeoDataFrame(geometry=shapes, crs=UTM).to_crs(crs).to_file(path)
@@ -42,7 +47,7 @@ def polygons(path: Path, *boxes: tuple[float, float, float, float], crs: str = U
 
 
 def fill(folder: Path) -> Path:
-    """All sources of an area; north facing slope of 30 degrees."""
+    """Write all sources of an area, with a north-facing slope of 30 degrees."""
     random = np.random.default_rng(8)
     image = random.integers(200, 3000, (3, 75, 100)).astype(np.uint16)
     write_raster(folder / "optical.tif", image, 10, scale=1e-4, nodata=0)
@@ -60,7 +65,10 @@ AREA: dict[str, Any] = {"role": "training", "folder": "data/here"}
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project with one training area that has every source that a band can come from, and its inventory."""
+    """Return a project with one training area.
+
+    It has an inventory and every source of a band.
+    """
     fill(tmp_path / "data" / "here")
     dates = {"event": "2015-05-18", "acquired": {"optical": "2015-07-09", "sar_pre": "2015-05-11"}}
     return write_project(tmp_path, {"here": {**AREA, **dates}}, band_sets={"all": EVERYTHING})
@@ -71,7 +79,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return dict(zip(dataset.descriptions, dataset.read(), strict=True))
 
 
-def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: Project) -> None:
+def test_stack_is_a_cog_with_bands_units_and_provenance(project: Project) -> None:
     record = build_stack(project, "here")
     for path in (project.stack("here"), project.mask("here")):
         assert cog_validate(path, strict=True) == (True, [], [])
@@ -112,7 +120,7 @@ def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: P
     assert (content["polygons"], content["skipped_polygons"], content["landslide_pixels"]) == (2, 0, 64 + 32)
 
 
-def test_each_band_is_resampled_as_suits_it(project: Project) -> None:
+def test_stack_bands_are_resampled_by_kind(project: Project) -> None:
     build_stack(project, "here")
     folder, bands = project.root / "data" / "here", read(project.stack("here"))
     with rasterio.open(folder / "optical.tif") as dataset:
@@ -129,7 +137,7 @@ def test_each_band_is_resampled_as_suits_it(project: Project) -> None:
     assert bands["elevation"][inner] == pytest.approx(expected, abs=1)  # averages of 2.5 pixels
 
 
-def test_coarser_sar_is_averaged_as_power(project: Project) -> None:
+def test_sar_is_averaged_as_power(project: Project) -> None:
     coarse = write_project(
         project.root, {"here": AREA}, band_sets={"radar": ["vv_pre"]}, stack={"resolution": 25, "sar_unit": "amplitude"}
     )
@@ -140,12 +148,12 @@ def test_coarser_sar_is_averaged_as_power(project: Project) -> None:
     assert read(coarse.stack("here"))["vv_pre"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_same_sources_make_the_same_bytes(project: Project) -> None:
+def test_equal_sources_make_identical_stacks(project: Project) -> None:
     first = build_stack(project, "here")
     assert build_stack(project, "here") == first
 
 
-def test_clouds_and_radar_shadow_blank_their_own_bands(project: Project) -> None:
+def test_occlusion_masks_invalidate_their_own_bands(project: Project) -> None:
     folder = project.root / "data" / "here"
     cloud = np.zeros((75, 100), np.uint8)
     cloud[0, 0] = 3  # 10 m: within the first stack pixel
@@ -168,7 +176,7 @@ def test_clouds_and_radar_shadow_blank_their_own_bands(project: Project) -> None
     assert np.array_equal(bands["sar_mask"], shadow)
 
 
-def test_a_mask_of_what_the_stack_does_not_hold_is_no_band_of_it(project: Project) -> None:
+def test_occlusion_mask_of_a_missing_group_is_not_stacked(project: Project) -> None:
     folder = project.root / "data" / "here"
     polygons(folder / "cloud.gpkg", (0, -50, 50, 0))
     polygons(folder / "sar_mask.gpkg", (0, -50, 50, 0))
@@ -183,7 +191,7 @@ def test_a_mask_of_what_the_stack_does_not_hold_is_no_band_of_it(project: Projec
 
 
 @pytest.mark.slow
-def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
+def test_mask_is_unknown_outside_the_boundary(project: Project) -> None:
     polygons(project.root / "data" / "here" / "boundary.shp", (0, -250, 500, 0))
     record = build_stack(project, "here")
     mask = read(project.mask("here"))["landslide"]
@@ -195,7 +203,7 @@ def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_an_unlabelled_transfer_area_has_a_mask_that_knows_nothing(project: Project) -> None:
+def test_mask_of_an_unlabelled_area_is_unknown(project: Project) -> None:
     (project.root / "data" / "here" / "inventory.gpkg").unlink()
     unlabelled = write_project(project.root, {"here": {**AREA, "role": "transfer"}})
     record = build_stack(unlabelled, "here")
@@ -204,7 +212,7 @@ def test_an_unlabelled_transfer_area_has_a_mask_that_knows_nothing(project: Proj
 
 
 @pytest.mark.slow
-def test_skipped_and_repaired_polygons_are_said(
+def test_skipped_and_repaired_polygons_are_recorded(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bow = Polygon([(LEFT + x, TOP + y) for x, y in ((0, -100), (100, 0), (100, -100), (0, 0))])
@@ -222,7 +230,7 @@ def test_skipped_and_repaired_polygons_are_said(
 
 
 @pytest.mark.slow
-def test_a_record_lies_in_the_folder_of_its_role_alone(project: Project) -> None:
+def test_record_exists_in_the_folder_of_its_role_only(project: Project) -> None:
     build_stack(project, "here")
     moved = write_project(project.root, {"here": {**AREA, "role": "gate"}}, band_sets={"all": EVERYTHING})
     build_stack(moved, "here")
@@ -230,7 +238,7 @@ def test_a_record_lies_in_the_folder_of_its_role_alone(project: Project) -> None
     assert found == ["stacks/gate/here.json"]
 
 
-def test_geographic_sources_make_a_stack_in_utm(tmp_path: Path) -> None:
+def test_geographic_sources_are_stacked_in_utm(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     image = random.integers(1, 255, (3, 60, 60)).astype(np.uint8)
     write_raster(tmp_path / "data" / "here" / "optical.tif", image, 1e-4, (-75.01, 6.01), "EPSG:4326")
@@ -247,7 +255,7 @@ def test_geographic_sources_make_a_stack_in_utm(tmp_path: Path) -> None:
     half = 12.5 / 2 / 110_574 / 1e-4  # of a stack pixel, in source pixels
 
     def cover(at: float) -> np.ndarray:
-        """How much of each source pixel a stack pixel at `at` covers, along one axis."""
+        """Return the share of each source pixel that a stack pixel covers on one axis."""
         return np.clip(np.minimum(np.arange(60) + 1, at + half) - np.maximum(np.arange(60), at - half), 0, None)
 
     expected = (cover(row)[:, None] * cover(column) * image[0]).sum() / (cover(row).sum() * cover(column).sum())
@@ -256,7 +264,7 @@ def test_geographic_sources_make_a_stack_in_utm(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_areas_share_files_by_bounds(project: Project) -> None:
+def test_bounds_let_two_areas_share_files(project: Project) -> None:
     halves = {
         "west": {**AREA, "bounds": [LEFT, TOP - 750, LEFT + 450, TOP]},
         "east": {**AREA, "role": "transfer", "bounds": [LEFT + 450, TOP - 750, LEFT + 1000, TOP]},
@@ -357,7 +365,7 @@ def no_sar(folder: Path) -> None:
         (no_sar, "area 'here' has no sar_pre, but band set 'all' needs its band vv_pre"),
     ],
 )
-def test_a_bad_source_is_one_line_and_earlier_results_stay(
+def test_unusable_source_is_refused_and_old_results_kept(
     project: Project,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -377,7 +385,7 @@ def test_a_bad_source_is_one_line_and_earlier_results_stay(
     assert {path: path.read_bytes() for path in project.root.glob("stacks/**/*") if path.is_file()} == before
 
 
-def test_when_one_output_cannot_be_written_none_is_replaced(project: Project) -> None:
+def test_no_output_is_replaced_if_one_cannot_be_written(project: Project) -> None:
     build_stack(project, "here")
     before = project.stack("here").read_bytes()
     project.mask("here").unlink()
@@ -389,7 +397,7 @@ def test_when_one_output_cannot_be_written_none_is_replaced(project: Project) ->
     assert not list(project.root.glob("stacks/.*"))
 
 
-def test_an_unwritable_folder_is_an_output_error(project: Project) -> None:
+def test_unwritable_folder_is_an_output_error(project: Project) -> None:
     (project.root / "stacks").write_text("a file where the folder should be")
     with pytest.raises(OutputError, match="cannot be written"):
         build_stack(project, "here")
@@ -404,13 +412,13 @@ def test_an_unwritable_folder_is_an_output_error(project: Project) -> None:
         ({"optical_bands": {"red": 1}}, "band set 'rgb' needs green, but optical_bands does not state which band"),
     ],
 )
-def test_a_bad_area_is_said(project: Project, changes: dict[str, Any], said: str) -> None:
+def test_invalid_area_is_refused(project: Project, changes: dict[str, Any], said: str) -> None:
     wrong = write_project(project.root, {"here": {**AREA, **changes}})
     with pytest.raises(TaludError, match=said):
         build_stack(wrong, "here")
 
 
-def test_an_optical_band_cannot_take_the_name_of_another_source(tmp_path: Path) -> None:
+def test_optical_band_cannot_have_the_name_of_another_source(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="'slope' is not an optical band"):
         write_project(tmp_path, {"here": {**AREA, "optical_bands": {"slope": 1}}})
     with pytest.raises(ParamsError, match="'cloud' is not an optical band"):
@@ -423,7 +431,7 @@ def test_an_optical_band_cannot_take_the_name_of_another_source(tmp_path: Path) 
 
 
 def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
-    """A contract that asks for these bands."""
+    """Return a contract with these bands."""
     optical = {"optical": unit, "sar": {"db": "dB"}.get(stack.get("sar_unit", "db"), stack.get("sar_unit"))}
     bands = [
         BandContract(
@@ -450,7 +458,7 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
     )
 
 
-def test_model_does_not_carry_the_origin_of_its_project(tmp_path: Path) -> None:
+def test_stack_for_a_model_ignores_the_project_grid_origin(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "dtm.tif", np.ones((40, 60), np.float32), 25, (LEFT + 3.7, TOP - 1.2))
     asked = contract("slope", origin="[4, 2.5]", overlap="allow", slope="horn")
     build_stack_for_model(asked, Area.create(role="transfer", folder="."), {"dtm": source}, tmp_path / "new.tif")
@@ -458,7 +466,7 @@ def test_model_does_not_carry_the_origin_of_its_project(tmp_path: Path) -> None:
         assert stack.transform == dataset.transform
 
 
-def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_path: Path) -> None:
+def test_stack_for_a_model_has_its_bands_and_options(project: Project, tmp_path: Path) -> None:
     folder, out = project.root / "data" / "here", tmp_path / "out" / "new.tif"
     files = {name: folder / f"{name}.tif" for name in ("optical", "dtm", "sar_pre", "sar_post")}
     asked = contract(
@@ -476,7 +484,7 @@ def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_pat
     assert tags["TALUD_EVENT"] == "2015-05-18"
 
 
-def test_a_stack_for_a_model_is_that_of_the_project(project: Project, tmp_path: Path) -> None:
+def test_stack_for_a_model_equals_that_of_its_project(project: Project, tmp_path: Path) -> None:
     same = write_project(project.root, {"here": AREA}, band_sets={"all": EVERYTHING}, stack={"resolution": 25})
     build_stack(same, "here")
     folder = project.root / "data" / "here"
@@ -486,7 +494,7 @@ def test_a_stack_for_a_model_is_that_of_the_project(project: Project, tmp_path: 
         assert np.array_equal(ours, theirs, equal_nan=True), name
 
 
-def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
+def test_image_bands_are_found_by_description(tmp_path: Path) -> None:
     image = np.arange(1, 5, dtype=np.uint8)[:, None, None] * np.ones((4, 8, 8), np.uint8)
     named = write_raster(tmp_path / "named.tif", image, 25, descriptions=("Blue", "Green", "Red", "NIR"))
     area = Area.create(role="transfer", folder=".")
@@ -502,7 +510,7 @@ def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
     assert read(tmp_path / "out.tif")["red"][4, 4] == 2
 
 
-def test_a_project_and_a_model_take_the_same_bands_of_a_described_image(tmp_path: Path) -> None:
+def test_project_and_model_use_the_same_described_bands(tmp_path: Path) -> None:
     image = np.arange(1, 5, dtype=np.uint16)[:, None, None] * np.ones((4, 60, 80), np.uint16)
     for descriptions, expected in (
         (("blue", "green", "red", "nir"), {"red": 3, "green": 2, "blue": 1, "nir": 4}),
@@ -522,7 +530,7 @@ def test_a_project_and_a_model_take_the_same_bands_of_a_described_image(tmp_path
             assert read_band_evidence(stack)["optical"].startswith("red 3, green 2, blue 1, nir 4 (by description")
 
 
-def test_scenes_before_and_after_may_have_their_polarisations_in_another_order(tmp_path: Path) -> None:
+def test_scenes_may_order_their_polarisations_differently(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     decibels = random.uniform(-20, -5, (2, 2, 60, 80)).astype(np.float32)
     for scene, time, names in zip(decibels, ("pre", "post"), (("VV", "VH"), ("VH", "VV")), strict=True):
@@ -536,7 +544,7 @@ def test_scenes_before_and_after_may_have_their_polarisations_in_another_order(t
         assert bands[name] == pytest.approx(expected, abs=1e-4)
 
 
-def test_numbers_in_params_win_over_descriptions_with_one_warning(
+def test_numbers_in_params_override_descriptions_with_a_warning(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = np.arange(1, 4, dtype=np.uint16)[:, None, None] * np.ones((3, 60, 80), np.uint16)
@@ -562,7 +570,7 @@ def write_model(path: Path, like: Path, unit: str) -> Path:
     return path
 
 
-def test_scale_and_offset_make_reflectance_of_an_image_that_states_none(
+def test_scale_and_offset_convert_numbers_to_reflectance(
     project: Project, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_model(project.root / "model.onnx", tiny_model, "reflectance")
@@ -586,7 +594,7 @@ def test_scale_and_offset_make_reflectance_of_an_image_that_states_none(
     assert "states scale 0.0001 and offset -0.1 for band 1, but optical_scale" in capsys.readouterr().err
 
 
-def test_an_area_may_state_scale_and_offset(project: Project) -> None:
+def test_area_may_set_scale_and_offset(project: Project) -> None:
     image = np.random.default_rng(1).integers(8000, 20_000, (3, 60, 80)).astype(np.uint16)
     write_raster(project.root / "data/here/optical.tif", image)
     changed = write_project(project.root, {"here": {**AREA, "optical_scale": 0.0000275, "optical_offset": -0.2}})
@@ -598,7 +606,7 @@ def test_an_area_may_state_scale_and_offset(project: Project) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, real_data: Path) -> None:
+def test_real_sentinel_2_scene_is_converted_to_reflectance(tmp_path: Path, real_data: Path) -> None:
     scene = real_data / "chattogram_s2/s2_rgbn_dn.tif"
     area = Area.create(role="transfer", folder=".", optical_scale=0.0001)
     build_stack_for_model(contract("red", "green", "blue"), area, {"optical": scene}, tmp_path / "new.tif")
@@ -611,7 +619,7 @@ def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, 
     assert red.count() * 625 == pytest.approx(dn.count() * 92, rel=0.1)  # of about 9.2 m × 10 m
 
 
-def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: Path) -> None:
+def test_missing_or_unreadable_band_of_a_model_is_reported(project: Project, tmp_path: Path) -> None:
     folder, area = project.root / "data" / "here", Area.create(role="transfer", folder=".")
     with pytest.raises(SourceError, match="needs vv_pre: give --sar-pre FILE"):
         build_stack_for_model(contract("slope", "vv_pre"), area, {"dtm": folder / "dtm.tif"}, tmp_path / "out.tif")
@@ -626,7 +634,7 @@ def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: P
 
 
 def run(project: Project, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of `talud ARGUMENTS` in a project."""
+    """Return the exit code of `talud ARGUMENTS` in a project."""
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(sys, "argv", ["talud", *arguments])
     with pytest.raises(SystemExit) as caught:
@@ -634,7 +642,7 @@ def run(project: Project, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> i
     return int(caught.value.code or 0)
 
 
-def test_away_from_a_project_the_command_makes_what_a_real_model_asks_for(
+def test_stack_like_works_outside_a_project(
     project: Project, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = np.random.default_rng(1).integers(1, 250, (4, 60, 80)).astype(np.uint8)
@@ -666,7 +674,7 @@ def test_usage_errors_exit_with_2(
     assert run(project, monkeypatch, "stack", *arguments) == 2
 
 
-def test_dates_out_of_order_are_said(
+def test_dates_out_of_order_are_reported(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--like", "x.onnx", "--out", "new.tif", "--event", "2015-05-18", "--sar-pre-date", "2015-05-20")
@@ -675,7 +683,7 @@ def test_dates_out_of_order_are_said(
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_area(tmp_path: Path) -> None:
+def test_stack_memory_does_not_grow_with_the_area(tmp_path: Path) -> None:
     peaks = []
     for pixels in (600, 1700):
         folder = tmp_path / str(pixels)
@@ -690,7 +698,7 @@ def test_memory_does_not_grow_with_the_area(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_kashmir_is_two_areas_that_share_their_files(tmp_path: Path, real_data: Path) -> None:
+def test_kashmir_areas_share_their_files(tmp_path: Path, real_data: Path) -> None:
     shared = {"folder": str(real_data / "kashmir"), "files": {"dtm": "AW3D30.tif", "inventory": "landslides.shp"}}
     west = {"role": "training", **shared, "bounds": [342_000, 3_819_300, 349_800, 3_843_500]}
     east = {"role": "transfer", **shared, "bounds": [349_800, 3_819_300, 357_500, 3_843_500]}

@@ -51,7 +51,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("area", "changes", "words"), CHANGES)
-def test_stack_made_with_other_parameters_is_refused(
+def test_stack_of_other_settings_is_refused(
     project: Project, area: dict[str, object], changes: dict[str, object], words: str
 ) -> None:
     assert check_current_stack(project, "here") == project.stack("here")
@@ -62,14 +62,14 @@ def test_stack_made_with_other_parameters_is_refused(
         check_raster_current("stacks/here.tif")
 
 
-def test_parameters_that_a_stack_does_not_depend_on_may_change(project: Project) -> None:
+def test_unrelated_settings_may_change(project: Project) -> None:
     changed = write_project(project.root, {"here": AREA}, seed=2, split={"block": 32, "patch": 32})
     assert check_current_stack(changed, "here") == project.stack("here")
     overlapping = write_project(project.root, {"here": AREA}, stack={"resolution": 12.5, "overlap": "allow"})
     assert check_current_stack(overlapping, "here") == project.stack("here")
 
 
-def test_older_record_is_read_and_checked_by_the_tags_of_its_stack(project: Project) -> None:
+def test_older_record_is_checked_by_the_tags_of_its_stack(project: Project) -> None:
     record = json.loads(project.stack_record("here").read_text())
     del record["settings"]
     project.stack_record("here").write_text(json.dumps(record))

@@ -1,3 +1,5 @@
+"""Tests of slope and curvature."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,13 +24,13 @@ sides = st.floats(0.5, 90)
 
 
 def surface(height: int, width: int, dx: float, dy: float) -> tuple[np.ndarray, np.ndarray]:
-    """x to the east and y to the north of the middle pixel."""
+    """Return elevation as a function of x (east) and y (north) from the centre."""
     rows, columns = np.indices((height, width))
     return (columns - width // 2) * dx, (height // 2 - rows) * dy
 
 
 @given(gradients, gradients, sides, sides, st.sampled_from(["horn", "zevenbergen_thorne"]))
-def test_a_plane_has_the_slope_of_its_gradient_and_no_curvature(
+def test_plane_has_the_slope_of_its_gradient_and_no_curvature(
     p: float, q: float, dx: float, dy: float, method: str
 ) -> None:
     x, y = surface(5, 6, dx, dy)
@@ -38,7 +40,7 @@ def test_a_plane_has_the_slope_of_its_gradient_and_no_curvature(
         assert terrain.curvature(z, dx, dy, kind) == pytest.approx(0, abs=1e-6)
 
 
-def test_horn_is_the_sobel_gradient() -> None:
+def test_horn_slope_equals_the_sobel_gradient() -> None:
     z = np.random.default_rng(2).random((30, 40)) * 50
     p, q = ndimage.sobel(z, axis=1) / (8 * 10), -ndimage.sobel(z, axis=0) / (8 * 20)
     expected = np.degrees(np.arctan(np.hypot(p, q)))[1:-1, 1:-1]
@@ -46,7 +48,7 @@ def test_horn_is_the_sobel_gradient() -> None:
 
 
 @pytest.mark.slow
-def test_a_sphere_bends_as_its_radius_says_and_convex_is_positive() -> None:
+def test_curvature_of_a_sphere_follows_its_radius() -> None:
     radius = 1000.0
     x, y = surface(401, 401, 2, 2)
     dome = np.sqrt(radius**2 - x**2 - y**2)
@@ -62,13 +64,13 @@ def test_a_sphere_bends_as_its_radius_says_and_convex_is_positive() -> None:
     assert slope == pytest.approx(np.degrees(np.arcsin(distance / radius)), abs=0.01)
 
 
-def test_total_curvature_is_the_laplacian() -> None:
+def test_total_curvature_equals_the_laplacian() -> None:
     x, y = surface(9, 9, 5, 4)
     z = 0.01 * x**2 - 0.03 * y**2 + 0.02 * x * y
     assert terrain.curvature(z, 5, 4, "total") == pytest.approx(-100 * (2 * 0.01 - 2 * 0.03))
 
 
-def test_a_cone_is_straight_downhill_and_round_along_its_contours() -> None:
+def test_cone_has_contour_but_no_profile_curvature() -> None:
     x, y = surface(201, 201, 1, 1)
     distance = np.hypot(x, y)
     away = distance[1:-1, 1:-1] > 40
@@ -78,7 +80,7 @@ def test_a_cone_is_straight_downhill_and_round_along_its_contours() -> None:
     assert contour == pytest.approx(100 / distance[1:-1, 1:-1][away], rel=2e-3)
 
 
-def test_contour_curvature_is_bounded_on_nearly_flat_ground_and_zero_on_level_ground() -> None:
+def test_contour_curvature_is_limited_on_nearly_flat_ground() -> None:
     x, y = surface(21, 21, 10, 10)
     summit = -1e-3 * ((x - 0.01) ** 2 + y**2)
     assert terrain.curvature(summit, 10, 10, "contour").max() == 100
@@ -86,7 +88,7 @@ def test_contour_curvature_is_bounded_on_nearly_flat_ground_and_zero_on_level_gr
         assert np.array_equal(terrain.curvature(np.zeros((3, 3)), 10, 10, kind), [[0]])
 
 
-def test_a_void_spoils_its_neighbours_and_nothing_else(tmp_path: Path) -> None:
+def test_void_invalidates_only_its_neighbours(tmp_path: Path) -> None:
     z = np.full((9, 9), 250, np.int16)
     z[4, 4] = -32768  # undeclared
     path = write_raster(tmp_path / "dtm.tif", z)
@@ -100,7 +102,7 @@ def test_a_void_spoils_its_neighbours_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("crs", "off"), [("EPSG:4326", 0.001), ("EPSG:3857", 1.1)])  # 20.5 m pixels are averaged
-def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs: str, off: float) -> None:
+def test_dtm_without_true_scale_is_projected_first(tmp_path: Path, crs: str, off: float) -> None:
     target = Grid(CRS.from_epsg(32632), Affine(25, 0, 500_000, 0, -25, 5_200_000), 40, 40)  # at 47° north
     left, _, _, top = warping.bounds_in(CRS.from_string(crs), target)
     side = 1 / 3600 if crs == "EPSG:4326" else 30.0
@@ -127,14 +129,14 @@ def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs:
     ("values", "unit", "said"),
     [(np.zeros((5, 4, 4)), "", "has 5 bands"), (np.zeros((4, 4)), "ft", "'ft'")],
 )
-def test_what_is_no_dtm_in_metres_is_refused(tmp_path: Path, values: np.ndarray, unit: str, said: str) -> None:
+def test_dtm_must_be_one_band_in_metres(tmp_path: Path, values: np.ndarray, unit: str, said: str) -> None:
     path = write_raster(tmp_path / "dtm.tif", values, units=(unit,))
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
         terrain.terrain_layer(dataset, Grid.of(dataset), "horn", "profile")
 
 
 @pytest.mark.real
-def test_slope_and_curvatures_of_ecuador_are_those_that_saga_computed(real_data: Path) -> None:
+def test_slope_and_curvatures_of_ecuador_equal_those_of_saga(real_data: Path) -> None:
     with rasterio.open(real_data / "ecuador" / "ta.tif") as dataset:
         bands = dict(zip(dataset.descriptions, dataset.read().astype(np.float64), strict=True))
     z = bands["elev"]

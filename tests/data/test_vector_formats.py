@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_read_is_said_in_one_line(talud: Run, tmp_path: Path, case: str) -> None:
+def test_unsupported_vector_file_is_refused_in_one_line(talud: Run, tmp_path: Path, case: str) -> None:
     name, write, said = REFUSED[case]
     if name.startswith("cloud"):
         vector(tmp_path / "data/inventory.gpkg")
@@ -173,7 +173,7 @@ def test_what_is_not_read_is_said_in_one_line(talud: Run, tmp_path: Path, case: 
 
 
 @pytest.mark.parametrize("case", ["FlatGeobuf", "KML", "KMZ", "zipped Shapefile"])
-def test_corrections_come_in_any_format(talud: Run, tmp_path: Path, case: str) -> None:
+def test_corrections_are_read_in_any_format(talud: Run, tmp_path: Path, case: str) -> None:
     suffix, write = READ[case]
     vector(tmp_path / "data/inventory.gpkg")
     (tmp_path / "edits").mkdir()
@@ -183,7 +183,7 @@ def test_corrections_come_in_any_format(talud: Run, tmp_path: Path, case: str) -
     assert "unchanged: 2 polygons, 2.00 ha" in out
 
 
-def test_an_inventory_that_cannot_be_written_is_not_corrected(talud: Run, tmp_path: Path) -> None:
+def test_correction_of_a_read_only_format_is_refused(talud: Run, tmp_path: Path) -> None:
     vector(tmp_path / "data/inventory.kml")
     before = (tmp_path / "data/inventory.kml").read_bytes()
     code, _, err = talud("inventory", "import", vector(tmp_path / "edits.gpkg"), "--area", "here")
@@ -195,14 +195,14 @@ def test_an_inventory_that_cannot_be_written_is_not_corrected(talud: Run, tmp_pa
     assert (tmp_path / "data/inventory.kml").read_bytes() == before
 
 
-def test_reading_writes_nothing_beside_a_source(talud: Run, tmp_path: Path) -> None:
+def test_reading_writes_no_file_next_to_a_source(talud: Run, tmp_path: Path) -> None:
     zipped(tmp_path / "data/inventory.zip", "landslides.shp")
     before = sorted(path.name for path in (tmp_path / "data").iterdir())
     assert talud("stack", "here")[0] == 0
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
 
 
-def test_archives_and_parts_beside_a_source_are_no_second_source(tmp_path: Path) -> None:
+def test_archives_and_parts_are_not_second_sources(tmp_path: Path) -> None:
     for name in (
         "inventory.shp", "inventory.shx", "inventory.dbf", "inventory.zip", "inventory.shp.zip", "cloud.tab",
         "cloud.dat", "cloud.map", "cloud.id", "optical.tif", "optical.tab", "dtm.dat", "dtm.hdr", "dtm.zip",

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of engine."""
+"""Fixtures for the tests of the engine."""
 
 from model_fixtures import away_from_this_project, exporter, model, unets
 

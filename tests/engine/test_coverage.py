@@ -1,4 +1,4 @@
-"""Where a map says something."""
+"""Tests of the codes of unmapped pixels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def contract(model: Model, *required: Group) -> Contract:
         ((Group.OPTICAL, Group.SAR), ("vv_post",), "no data: vv_post"),
     ],
 )
-def test_a_pixel_is_left_out_for_want_of_a_required_group_or_of_all(
+def test_pixel_is_unmapped_without_its_required_groups(
     model: Model, required: tuple[Group, ...], invalid: tuple[str, ...], why: str | None
 ) -> None:
     stated = contract(model, *required)
@@ -55,7 +55,7 @@ def test_a_pixel_is_left_out_for_want_of_a_required_group_or_of_all(
         (("slope",), ("cloud",), None),
     ],
 )
-def test_what_hides_a_group_is_named_in_place_of_its_bands(
+def test_code_names_the_occlusion_that_hides_a_group(
     model: Model, invalid: tuple[str, ...], shades: tuple[str, ...], why: str | None
 ) -> None:
     stated = contract(model, Group.OPTICAL, Group.SAR)
@@ -70,7 +70,7 @@ def test_what_hides_a_group_is_named_in_place_of_its_bands(
 @pytest.mark.parametrize(
     ("count", "why"), [(13, "no data: b0, b12"), (14, "no data: optical"), (40, "no data: optical")]
 )
-def test_more_bands_than_a_code_has_bits_are_named_by_their_group(model: Model, count: int, why: str) -> None:
+def test_code_names_groups_if_there_are_too_many_bands(model: Model, count: int, why: str) -> None:
     like = model.contract.input.bands[0]
     bands = tuple(like.model_copy(update={"name": f"b{index}"}) for index in range(count))
     stated = model.contract.replace(bands=bands)

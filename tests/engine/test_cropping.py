@@ -1,4 +1,4 @@
-"""The network cropped for tiles gives what one pass over the whole raster gives."""
+"""Tests of networks cropped for tiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from talud.quantization.precision import convert_to_float16, quantize_to_int8
 
 
 def probability(graph: onnx.ModelProto | Path, stack: np.ndarray) -> np.ndarray:
-    """What a bare session makes of a stack."""
+    """Return the output of a plain session for a stack."""
     source = graph if isinstance(graph, Path) else graph.SerializeToString()
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     return session.run(None, {"stack": np.ascontiguousarray(stack)[np.newaxis]})[0][0, 0]
@@ -43,7 +43,7 @@ def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
 
 @pytest.fixture
 def plain_runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shape of each window that the plain network is given."""
+    """Record the shape of each window that the plain network runs on."""
     shapes: list[tuple[int, ...]] = []
     run = Model.run
 
@@ -55,8 +55,11 @@ def plain_runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_margins_of_the_described_u_net(unets: dict[int, Model]) -> None:
-    """As counted by hand: 3 pixels of the up-sampled map at full resolution, then 5, 6 and 6 in the coarser levels."""
+def test_margins_of_the_described_unet(unets: dict[int, Model]) -> None:
+    """The expected margins were counted by hand.
+
+    They are 3 pixels of the up-sampled map at full resolution, then 5, 6 and 6 in the coarser levels.
+    """
     margins = NetworkGeometry(onnx.load(unets[4].path)).margins()
     assert [margins[f"up_{level}"] for level in range(4)] == [Margin(side, side) for side in (3, 5, 6, 6)]
     assert [margins[f"skip_{level}"] for level in range(4)] == [Margin(side, side) for side in (2, 4, 5, 5)]
@@ -67,10 +70,10 @@ def test_margins_of_the_described_u_net(unets: dict[int, Model]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("size", [(379, 383), (381, 13), (9, 383)])
-def test_cropped_tiles_equal_one_pass_to_the_last_bit(
+def test_cropped_tiles_equal_one_pass_bit_by_bit(
     unets: dict[int, Model], depth: int, size: tuple[int, int], plain_runs: list[tuple[int, ...]]
 ) -> None:
-    """Tiles of at least a halo: each side is on the rim or has its whole halo, so that all of them are cropped."""
+    """Tiles are at least as large as the halo, so that all of them are cropped."""
     model, stack = unets[depth], noise(*size)
     stack[1, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
     whole = probability(model.path, padded(stack, model.contract.input.alignment))[: size[0], : size[1]]
@@ -87,7 +90,9 @@ def test_cropped_tiles_equal_one_pass_to_the_last_bit(
 @example(1, 1, 1, 0)
 @example(149, 150, 28, 0)
 @example(150, 61, 32, 0)
-def test_any_geometry_equals_one_pass(unets: dict[int, Model], height: int, width: int, tile: int, seed: int) -> None:
+def test_cropped_tiles_of_any_geometry_equal_one_pass(
+    unets: dict[int, Model], height: int, width: int, tile: int, seed: int
+) -> None:
     model, stack = unets[2], np.random.default_rng(seed).normal(125, 70, (3, height, width)).astype(np.float32)
     stack[stack > 300] = np.nan
     whole = probability(model.path, padded(stack, 4))[:height, :width]
@@ -95,10 +100,11 @@ def test_any_geometry_equals_one_pass(unets: dict[int, Model], height: int, widt
 
 
 @pytest.mark.parametrize("rim", list(itertools.product([False, True], repeat=4)))
-def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
-    unets: dict[int, Model], rim: tuple[bool, bool, bool, bool]
-) -> None:
-    """The reference pads the raster's whole surroundings, so that the core's sides lie on its rim or far from it."""
+def test_cropped_graph_is_valid_for_all_edges(unets: dict[int, Model], rim: tuple[bool, bool, bool, bool]) -> None:
+    """The reference pads the surroundings of the raster.
+
+    The core's sides are therefore on its edge or far from it.
+    """
     model = unets[3]
     graph = onnx.load(model.path)
     network, core = crop_network(graph, Edges(*rim), 56), (24, 40)
@@ -116,10 +122,10 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("rim", [(False, False, False, False), (True, False, False, True), (False, True, False, False)])
-def test_with_less_halo_it_is_the_plain_graph_on_a_smaller_window(
+def test_smaller_halo_equals_the_plain_graph_on_its_window(
     unets: dict[int, Model], depth: int, rim: tuple[bool, bool, bool, bool]
 ) -> None:
-    """To the last bit, for every halo on the lattice; the plain graph pads at the window's border."""
+    """The result is equal bit by bit, for every halo on the lattice."""
     model, cell = unets[depth], 2**depth
     graph, core = onnx.load(model.path), (3 * cell, 5 * cell)
     needed = max(NetworkGeometry(graph).margins()["stack"])
@@ -133,8 +139,8 @@ def test_with_less_halo_it_is_the_plain_graph_on_a_smaller_window(
         assert np.array_equal(probability(crop_network(graph, Edges(*rim), halo), read), expected), halo
 
 
-def test_less_halo_is_less_arithmetic(unets: dict[int, Model]) -> None:
-    """And less than the plain graph has on the same window."""
+def test_smaller_halo_costs_fewer_multiply_adds(unets: dict[int, Model]) -> None:
+    """It also costs less than the plain graph on the same window."""
     graph, core = onnx.load(unets[4].path), 256
     inside = Edges(False, False, False, False)
     costs = {
@@ -148,7 +154,7 @@ def test_less_halo_is_less_arithmetic(unets: dict[int, Model]) -> None:
 
 
 def multiply_adds(graph: onnx.ModelProto, side: int) -> int:
-    """Of the convolutions, for a square input."""
+    """Count the multiply-adds of the convolutions for a square input."""
     sized = onnx.ModelProto()
     sized.CopyFrom(graph)
     for dimension in sized.graph.input[0].type.tensor_type.shape.dim[2:]:
@@ -159,8 +165,8 @@ def multiply_adds(graph: onnx.ModelProto, side: int) -> int:
     return sum(pixels[node.output[0]] * kernels[node.input[1]] for node in graph.graph.node if node.op_type == "Conv")
 
 
-def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
-    """The outermost pixels of the input count: were one pixel less taken, this would show."""
+def test_margins_are_as_small_as_possible(unets: dict[int, Model]) -> None:
+    """The outermost pixels of the input affect the output."""
     graph = onnx.load(unets[2].path)
     network = crop_network(graph, Edges(False, False, False, False), 112)
     side = 64 + 2 * NetworkGeometry(graph).margins()["stack"].before
@@ -172,8 +178,8 @@ def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
         assert (probability(network, changed) != before).any()
 
 
-def test_every_layer_shrinks(unets: dict[int, Model]) -> None:
-    """That the cropping is real: every convolution's output is no wider than the core needs and its lattice makes."""
+def test_cropping_shrinks_every_layer(unets: dict[int, Model]) -> None:
+    """Each convolution computes only what the core and the lattice require."""
     graph = onnx.load(unets[4].path)
     network = crop_network(graph, Edges(False, False, False, False), 112)
     plain, core = NetworkGeometry(graph), 64
@@ -188,7 +194,7 @@ def test_every_layer_shrinks(unets: dict[int, Model]) -> None:
         assert 0 <= left_over <= 2 * 3, name
 
 
-def test_a_network_with_an_unknown_operator_runs_whole(
+def test_network_with_an_unknown_operator_is_not_cropped(
     unets: dict[int, Model], tmp_path: Path, plain_runs: list[tuple[int, ...]]
 ) -> None:
     graph = onnx.load(unets[2].path)
@@ -203,7 +209,7 @@ def test_a_network_with_an_unknown_operator_runs_whole(
 
 
 @pytest.mark.slow
-def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
+def test_tile_with_an_edge_in_its_halo_is_not_cropped(
     unets: dict[int, Model], plain_runs: list[tuple[int, ...]]
 ) -> None:
     tiling = unets[2].tiling((90, 120), 8)
@@ -215,10 +221,10 @@ def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_a_variant_of_reduced_precision_is_as_exact(
+def test_cropped_int8_tiles_equal_one_pass(
     unets: dict[int, Model], depth: int, precision: ReducedPrecision, tmp_path: Path, plain_runs: list[tuple[int, ...]]
 ) -> None:
-    """Tiles of the variant equal one pass of the variant to the last bit."""
+    """Tiles of the variant equal one pass of the variant, bit by bit."""
     graph = onnx.load(unets[depth].path)
     patches = np.stack([noise(64, 64, seed=seed) for seed in range(4)])
     variant = quantize_to_int8(graph, patches) if precision == "int8" else convert_to_float16(graph)

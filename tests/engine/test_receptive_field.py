@@ -1,4 +1,4 @@
-"""The halo is as wide as it must be, and no wider than the lattice makes it."""
+"""Tests of the halo and alignment derived from a graph."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def blank(depth: int) -> keras.Model:
 
 
 @pytest.mark.parametrize(("depth", "halo"), [(1, 10), (2, 28), (3, 56), (4, 112)])
-def test_the_described_u_net(depth: int, halo: int) -> None:
-    """Rows that a core at the border of a lattice cell reaches: 10, 26, 54, 110, by hand for depth 1; rounded up."""
+def test_receptive_field_of_the_described_unet(depth: int, halo: int) -> None:
+    """The halos are 10, 26, 54 and 110 rows, rounded up to the lattice.
+
+    The first one was counted by hand for depth 1.
+    """
     assert receptive_field(to_onnx(blank(depth))) == ReceptiveField(halo, 2**depth)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("axis", [2, 3])
-def test_nothing_outside_the_halo_counts_and_something_in_its_last_cell_does(depth: int, axis: int) -> None:
+def test_halo_is_exact(depth: int, axis: int) -> None:
     model = blank(depth)
     for layer in model.layers[2:]:  # positive weights: no path to the output is switched off by a ReLU
         layer.set_weights([np.abs(values) * 0.5 for values in layer.get_weights()])
@@ -55,7 +58,7 @@ def test_nothing_outside_the_halo_counts_and_something_in_its_last_cell_does(dep
     assert np.any(core_output(changed_outside(field.halo - cell)) != reference)
 
 
-def test_an_operator_of_unknown_reach_is_refused() -> None:
+def test_operator_of_unknown_reach_is_refused() -> None:
     graph = to_onnx(blank(1))
     graph.graph.node[-1].CopyFrom(
         helper.make_node("Softmax", [graph.graph.node[-1].input[0]], ["probability"], name="end")
@@ -64,7 +67,7 @@ def test_an_operator_of_unknown_reach_is_refused() -> None:
         receptive_field(graph)
 
 
-def test_an_up_sampling_that_interpolates_is_refused() -> None:
+def test_interpolating_upsampling_is_refused() -> None:
     graph = to_onnx(blank(1))
     resize = next(node for node in graph.graph.node if node.op_type == "Resize")
     next(attribute for attribute in resize.attribute if attribute.name == "mode").s = b"linear"
@@ -72,8 +75,11 @@ def test_an_up_sampling_that_interpolates_is_refused() -> None:
         receptive_field(graph)
 
 
-def test_dilation_and_stride_widen_the_reach() -> None:
-    """A convolution of 5 with dilation 3 reaches 6 pixels; after a pooling by 4, 24 pixels and the cell's rest."""
+def test_dilation_and_stride_increase_the_reach() -> None:
+    """A convolution of 5 with dilation 3 reaches 6 pixels.
+
+    After a pooling by 4 it reaches 24 pixels and the rest of the lattice cell.
+    """
     nodes = [
         helper.make_node("MaxPool", ["x"], ["a"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Conv", ["a", "w"], ["b"], kernel_shape=[5, 5], dilations=[3, 3], pads=[6, 6, 6, 6]),

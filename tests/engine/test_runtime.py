@@ -1,4 +1,4 @@
-"""Opening model files, and running them."""
+"""Tests of loading and running models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ ODD_SIZES = [(1, 1), (5, 203), (131, 97)]
 
 
 def in_one_pass(model: Model, stack: np.ndarray) -> np.ndarray:
-    """The reference: a bare session over the whole raster, padded with NaN to a multiple of the alignment."""
+    """Return the output of a plain session over the whole raster.
+
+    The raster is padded with NaN to a multiple of the alignment.
+    """
     height, width = stack.shape[1:]
     cell = model.contract.input.alignment
     padded = np.full((len(stack), round_up(height, cell), round_up(width, cell)), np.nan, np.float32)
@@ -47,7 +50,7 @@ def tiled(model: Model, stack: np.ndarray, tiling: Tiling, plain: bool = False) 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("size", [*ODD_SIZES, (201, 245)])
-def test_tiles_equal_one_pass_over_the_whole_raster(unets: dict[int, Model], depth: int, size: tuple[int, int]) -> None:
+def test_tiles_equal_one_pass_over_the_raster(unets: dict[int, Model], depth: int, size: tuple[int, int]) -> None:
     model, stack = unets[depth], noise(*size)
     stack[0, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
     whole = in_one_pass(model, stack)
@@ -62,7 +65,7 @@ def test_tiles_equal_one_pass_over_the_whole_raster(unets: dict[int, Model], dep
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("size", [(131, 97), (201, 245)])
-def test_tiles_in_batches_equal_one_pass_over_the_whole_raster(
+def test_batched_tiles_equal_one_pass_over_the_raster(
     unets: dict[int, Model], depth: int, size: tuple[int, int]
 ) -> None:
     model, stack = unets[depth], noise(*size)
@@ -80,8 +83,8 @@ def test_tiles_in_batches_equal_one_pass_over_the_whole_raster(
         assert np.array_equal(result, whole)
 
 
-def test_a_batch_takes_one_pass(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the tiles of the others, which a rim is too near to, one each."""
+def test_batch_runs_in_one_pass(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles with an edge in their halo are run one by one."""
     passes: list[int] = []
     probability = Model._probability
 
@@ -96,14 +99,14 @@ def test_a_batch_takes_one_pass(unets: dict[int, Model], monkeypatch: pytest.Mon
     assert sorted(passes) == [1] * 4 + [4] * 4
 
 
-def test_the_halo_is_rounded_up_to_the_lattice_and_never_more_than_the_exact_one(unets: dict[int, Model]) -> None:
+def test_halo_is_rounded_up_to_at_most_the_exact_one(unets: dict[int, Model]) -> None:
     model = unets[4]
     halos = {wanted: model.tiling((999, 999), 256, wanted).rows.halo for wanted in (None, 0, 1, 32, 33, 112, 113, 9999)}
     assert halos == {None: 112, 0: 0, 1: 16, 32: 32, 33: 48, 112: 112, 113: 112, 9999: 112}
     assert model.tiling((999, 999), 256, 9999) == model.tiling((999, 999), 256)
 
 
-def test_memory_counts_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_grows_with_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", 5 * 10**8)
     model = unets[4]
     tiling = model.tiling((9000, 9000))
@@ -115,8 +118,8 @@ def test_memory_counts_the_batch(unets: dict[int, Model], monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
-def test_less_halo_or_a_shifted_lattice_would_show(unets: dict[int, Model], depth: int) -> None:
-    """That the test above can fail: these networks do depend on all that the contract asks for."""
+def test_smaller_halo_or_shifted_lattice_changes_the_result(unets: dict[int, Model], depth: int) -> None:
+    """This shows that the previous test can fail."""
     model, stack = unets[depth], noise(301, 345)
     whole = in_one_pass(model, stack)
     contract = model.contract
@@ -127,7 +130,7 @@ def test_less_halo_or_a_shifted_lattice_would_show(unets: dict[int, Model], dept
     assert np.abs(aside - whole[:, 1:])[:, far].max() > 1e-4
 
 
-def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_array_is_tiled_automatically(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     model, stack = unets[2], noise(150, 170)
     monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", 5 * 10**6)
     assert len(model.tiling((150, 170))) > 1
@@ -136,7 +139,7 @@ def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: py
 
 @pytest.mark.parametrize("shape", [(20_000, 30_000), (700, 90_000), (1100, 1000), (9, 9)])
 @pytest.mark.parametrize("memory", [2 * 10**9, 10**9])
-def test_the_default_tile_keeps_within_the_memory_and_crops(
+def test_default_tile_fits_into_memory_and_is_cropped(
     unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], memory: int
 ) -> None:
     monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", memory)
@@ -147,17 +150,17 @@ def test_the_default_tile_keeps_within_the_memory_and_crops(
     assert len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= 704
 
 
-def test_provider_is_what_the_session_says(model: Model) -> None:
+def test_model_states_the_provider_of_its_session(model: Model) -> None:
     assert model.provider == model._session.get_providers()[0]
     assert (model.name, model.version) == ("3band", "unregistered")
 
 
-def test_a_registered_model_has_its_registry_name(tiny_model: Path) -> None:
+def test_registered_model_has_its_registry_name(tiny_model: Path) -> None:
     model = Model.load(tiny_model, RegistryVersion("landslide-unet-3band", "7"))
     assert (model.name, model.version) == ("landslide-unet-3band", "7")
 
 
-def test_load_model_takes_paths(tiny_model: Path) -> None:
+def test_load_model_accepts_paths(tiny_model: Path) -> None:
     assert load_model(tiny_model).contract == load_model(str(tiny_model)).contract
 
 
@@ -224,7 +227,7 @@ def newer_opset(model: onnx.ModelProto) -> None:
         (newer_opset, "opset"),
     ],
 )
-def test_a_model_that_is_not_ours_is_refused_in_one_line(
+def test_foreign_model_is_refused_in_one_line(
     tiny_model: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], said: str
 ) -> None:
     proto = onnx.load(tiny_model)
@@ -241,7 +244,7 @@ def test_a_model_that_is_not_ours_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", bytes(1000), "½".encode() * 500, None])
-def test_what_is_no_model_at_all_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_file_that_is_not_a_model_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -250,10 +253,10 @@ def test_what_is_no_model_at_all_is_refused(tmp_path: Path, content: bytes | Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_file_is_refused_or_still_gives_probabilities(
+def test_damaged_model_is_refused_or_returns_probabilities(
     tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A flipped bit in a weight leaves a model that runs; anything else must end in a ModelError."""
+    """A flipped bit in a weight leaves a valid model; others raise ModelError."""
     content, chance = tiny_model.read_bytes(), random.Random(1)
     refused = 0
     for number in range(60):

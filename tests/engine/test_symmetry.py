@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean over the eight ways to turn a raster, whatever the tiles, whichever way it lies."""
+"""Tests of test-time augmentation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
 
 
 def eight_passes(model: Model, stack: np.ndarray) -> Map:
-    """Mean and standard deviation over whole passes, by NumPy's own turning, in double precision."""
+    """Return mean and deviation over whole passes, in double precision."""
     whole = padded(stack, model.contract.input.alignment)
     passes = []
     for quarter in range(4):
@@ -58,7 +58,7 @@ def equal(ours: Map, theirs: Map) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
-def test_the_eight_are_different_and_each_is_turned_back() -> None:
+def test_symmetries_are_distinct_and_invertible() -> None:
     array = np.arange(12).reshape(1, 3, 4)
     assert len({symmetry.apply(array).tobytes() for symmetry in SYMMETRIES}) == 8
     assert all(np.array_equal(symmetry.invert(symmetry.apply(array)), array) for symmetry in SYMMETRIES)
@@ -68,7 +68,7 @@ def test_the_eight_are_different_and_each_is_turned_back() -> None:
     ("depth", "size", "tiles"),
     [(2, (93, 150), (24, 64)), (3, (120, 61), (32, 64)), pytest.param(4, (259, 270), (128,), marks=pytest.mark.slow)],
 )
-def test_tiles_give_the_mean_over_eight_passes_over_the_whole_raster(
+def test_symmetric_tiles_equal_eight_passes_over_the_raster(
     unets: dict[int, Model], depth: int, size: tuple[int, int], tiles: tuple[int, ...]
 ) -> None:
     model, stack = unets[depth], noise(*size)
@@ -81,10 +81,11 @@ def test_tiles_give_the_mean_over_eight_passes_over_the_whole_raster(
         assert equal(tiled(model, stack, tile), whole), tile
 
 
-def test_neighbours_along_the_rim_share_the_networks_that_are_open(
-    exporter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each goes through four rims, three are kept of a large network: only one is to be opened again."""
+def test_neighbouring_tiles_share_open_sessions(exporter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tile needs four sessions, and three stay open for a large network.
+
+    Only one is opened again for the next tile.
+    """
     monkeypatch.setattr("talud.engine.cropping.SESSION_CACHE_BYTES", 0)
     model, stack = Model.load(exporter(2)), noise(192, 512)
     whole = padded(stack, model.contract.input.alignment)
@@ -101,15 +102,17 @@ def test_neighbours_along_the_rim_share_the_networks_that_are_open(
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(16, 50), st.integers(0, 2**32 - 1))
 @example(1, 1, 4, 0)
 @example(69, 70, 32, 0)
-def test_any_geometry_gives_the_same(unets: dict[int, Model], height: int, width: int, tile: int, seed: int) -> None:
+def test_symmetric_tiles_of_any_geometry_equal_eight_passes(
+    unets: dict[int, Model], height: int, width: int, tile: int, seed: int
+) -> None:
     stack = np.random.default_rng(seed).normal(125, 70, (3, height, width)).astype(np.float32)
     stack[stack > 300] = np.nan
     assert equal(tiled(unets[2], stack, tile), tiled(unets[2], stack, 1000))
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
-def test_the_map_of_a_turned_raster_is_the_map_turned(unets: dict[int, Model], symmetry) -> None:
-    """To the last bit, where no padding lies on one side alone."""
+def test_symmetric_mean_commutes_with_symmetries(unets: dict[int, Model], symmetry) -> None:
+    """The results are equal bit by bit if there is no padding on one side only."""
     stack = noise(40, 56)
     turned = tiled(unets[2], symmetry.apply(stack), 28)
     mean, spread = tiled(unets[2], stack, 28)
@@ -117,7 +120,7 @@ def test_the_map_of_a_turned_raster_is_the_map_turned(unets: dict[int, Model], s
 
 
 @pytest.mark.slow
-def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Model, tmp_path: Path) -> None:
+def test_disagreement_does_not_depend_on_the_tile(model: Model, tmp_path: Path) -> None:
     values = noise(61, 90)
     values[1, 10:20, 30:50] = np.nan
     stack = write_stack(tmp_path / "stack.tif", values)
@@ -148,7 +151,7 @@ def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Mod
     assert slides["disagreement"][0] == pytest.approx(spread[largest].mean(), abs=1e-6)
 
 
-def test_a_map_without_takes_the_disagreement_of_an_earlier_one_away(model: Model, tmp_path: Path) -> None:
+def test_map_without_tta_removes_an_older_disagreement(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "stack.tif", noise(20, 24))
     predict(model, stack, tmp_path / "map", MapOptions(tta=True))
     predict(model, stack, tmp_path / "map")

@@ -1,4 +1,4 @@
-"""The geometry of tiles."""
+"""Tests of the geometry of tiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ cases = st.tuples(
 @example(((1, 1), 1, 0, 1))
 @example(((7, 4000), 512, 112, 16))
 @example(((4000, 7), 1, 28, 4))
-def test_every_pixel_is_written_once(case: tuple[tuple[int, int], int, int, int]) -> None:
+def test_tiles_write_every_pixel_once(case: tuple[tuple[int, int], int, int, int]) -> None:
     shape, *rest = case
     written = np.zeros(shape, np.int32)
     tiling = Tiling.of(shape, *rest)
@@ -38,7 +38,7 @@ def test_every_pixel_is_written_once(case: tuple[tuple[int, int], int, int, int]
 @given(cases)
 @example(((1, 1), 1, 0, 1))
 @example(((7, 4000), 512, 112, 16))
-def test_windows_are_aligned_of_one_shape_and_inside_the_padded_raster(
+def test_windows_are_aligned_and_of_one_shape(
     case: tuple[tuple[int, int], int, int, int],
 ) -> None:
     shape, size, halo, alignment = case
@@ -58,7 +58,7 @@ def test_windows_are_aligned_of_one_shape_and_inside_the_padded_raster(
 @given(cases)
 @example(((1, 1), 1, 0, 1))
 @example(((7, 4000), 512, 112, 16))
-def test_a_window_holds_its_core_and_the_halo_as_far_as_the_padded_raster_goes(
+def test_window_contains_the_core_and_its_halo(
     case: tuple[tuple[int, int], int, int, int],
 ) -> None:
     shape, size, halo, alignment = case
@@ -78,9 +78,7 @@ def test_a_window_holds_its_core_and_the_halo_as_far_as_the_padded_raster_goes(
 @settings(deadline=None)
 @given(cases, st.integers(1, 7))
 @example(((9, 200), 8, 4, 4), 3)
-def test_batches_hold_each_tile_once_and_are_full_or_single(
-    case: tuple[tuple[int, int], int, int, int], size: int
-) -> None:
+def test_batches_contain_each_tile_once(case: tuple[tuple[int, int], int, int, int], size: int) -> None:
     tiling = Tiling.of(case[0], *case[1:])
     batches = list(batch_tiles(tiling, size))
     assert sorted(tile.core.toslices() for tiles in batches for tile in tiles) == sorted(
@@ -102,9 +100,7 @@ def holds(pixels: int) -> Callable[[Tiling], bool]:
 
 @settings(deadline=None)
 @given(st.tuples(lengths, lengths), st.integers(1, 12_000), st.integers(0, 60), st.sampled_from([1, 4, 16]))
-def test_tiles_are_as_large_as_fits_unless_a_single_cell_is_too_large(
-    shape: tuple[int, int], pixels: int, halo: int, alignment: int
-) -> None:
+def test_tiles_are_as_large_as_memory_allows(shape: tuple[int, int], pixels: int, halo: int, alignment: int) -> None:
     tiling = Tiling.largest_fitting(shape, holds(pixels), halo, alignment)
     assert holds(pixels)(tiling) or (tiling.rows.core, tiling.columns.core) == (alignment, alignment)
     larger = Tiling.of(shape, max(tiling.rows.core, tiling.columns.core) + alignment, halo, alignment)
@@ -115,7 +111,7 @@ def test_tiles_are_as_large_as_fits_unless_a_single_cell_is_too_large(
 @example(((1, 1), 1, 0, 1))
 @example(((7, 4000), 512, 112, 16))
 @example(((130, 4000), 64, 112, 16))
-def test_a_side_is_on_the_rim_or_has_its_whole_halo(case: tuple[tuple[int, int], int, int, int]) -> None:
+def test_tile_sides_are_on_the_edge_or_have_their_halo(case: tuple[tuple[int, int], int, int, int]) -> None:
     shape, size, halo, alignment = case
     tiling = Tiling.of(shape, size, halo, alignment)
     height, width = tiling.padded
@@ -137,7 +133,7 @@ def test_a_side_is_on_the_rim_or_has_its_whole_halo(case: tuple[tuple[int, int],
         assert rows.stop - rows.start == last_row - core.row_off + margins[0] + margins[2]
 
 
-def test_a_raster_that_fits_is_one_tile_and_a_larger_one_is_cut_evenly() -> None:
+def test_tiling_is_one_tile_or_even() -> None:
     assert len(Tiling.largest_fitting((900, 900), holds(1_000_000), 112, 16)) == 1
     assert len(Tiling.largest_fitting((7, 4000), holds(1_000_000), 112, 16)) == 1
     cut = Tiling.of((900, 900), 864, 112, 16)  # not 864 and a rest of 36, whose windows would all be 912

@@ -1,4 +1,4 @@
-"""How far a raster lies from the training areas."""
+"""Tests of the distance of a raster from the training areas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from talud.measurement.samples import MAX_HISTOGRAM_BINS, band_histogram, differ
 
 
 def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract:
-    """A band that was trained on these values."""
+    """Return a band that was trained on these values."""
     edges, shares = band_histogram(values)
     stated = {"name": name, "edges": edges, "shares": shares, "minimum": values.min(), "maximum": values.max()}
     return BandContract.model_validate(model.contract.input.bands[0].model_dump() | stated)
@@ -40,15 +40,15 @@ def normal(count: int, shift: float = 0, seed: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shift", [0, 0.5, 1, 2, 3])
-def test_normal_distributions_overlap_as_the_closed_form_says(model: Model, shift: float) -> None:
-    """2 Φ(−d / 2); the bins round it up a little."""
+def test_overlap_of_normal_distributions_has_the_closed_form(model: Model, shift: float) -> None:
+    """The closed form is 2 Φ(−d / 2); the bins round it up slightly."""
     found = DomainDistance.of(normal(100_000, shift, seed=2), learned(model, normal(100_000)))
     expected = 2 * NormalDist().cdf(-shift / 2)
     assert expected - 0.015 < found.overlap < expected + 0.03
 
 
 @pytest.mark.parametrize("part", [0, 0.25, 0.5, 1])
-def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: float) -> None:
+def test_overlap_of_uniform_distributions_is_their_common_share(model: Model, part: float) -> None:
     trained, seen = np.linspace(0, 100, 32_001), np.linspace(100 * (1 - part), 100 * (2 - part), 32_001)
     found = DomainDistance.of(seen.astype(np.float32), learned(model, trained))
     assert found.overlap == pytest.approx(part, abs=0.002)
@@ -56,7 +56,7 @@ def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: fl
 
 
 @given(st.lists(st.floats(-200, 400, width=32), min_size=1, max_size=300))
-def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> None:
+def test_overlap_with_the_training_values_is_one(values: list[float]) -> None:
     pixels = np.array(values, np.float32)
     edges, shares = band_histogram(pixels)
     assert len(edges) == len(shares) + 1 <= MAX_HISTOGRAM_BINS + 1
@@ -72,7 +72,7 @@ def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> 
     assert (found.overlap, found.outside) == (pytest.approx(1), 0)
 
 
-def test_bins_of_many_values_hold_equal_shares() -> None:
+def test_histogram_bins_have_equal_shares() -> None:
     shares = band_histogram(normal(320_000))[1]
     assert len(shares) == MAX_HISTOGRAM_BINS
     assert np.allclose(shares, 1 / MAX_HISTOGRAM_BINS, atol=1e-4)
@@ -89,14 +89,14 @@ def test_bins_of_many_values_hold_equal_shares() -> None:
         (-2.5, DomainVerdict.FAR),
     ],
 )
-def test_the_farther_the_worse_the_verdict(model: Model, shift: float, found: DomainVerdict) -> None:
-    """The thresholds are those of normal distributions one and two widths apart."""
+def test_domain_verdict_gets_worse_with_distance(model: Model, shift: float, found: DomainVerdict) -> None:
+    """The thresholds are the overlaps at one and two standard deviations."""
     assert 2 * NormalDist().cdf(-0.5) == pytest.approx(SIMILAR_OVERLAP, abs=0.02)
     assert 2 * NormalDist().cdf(-1) == pytest.approx(FAR_OVERLAP, abs=0.02)
     assert DomainDistance.of(normal(50_000, shift), learned(model, normal(50_000))).verdict is found
 
 
-def test_values_that_no_training_saw_make_a_band_differ_whatever_the_rest(model: Model) -> None:
+def test_values_outside_the_training_range_make_a_band_differ(model: Model) -> None:
     pixels = normal(50_000)
     pixels[:5000] = 300
     found = DomainDistance.of(pixels, learned(model, normal(50_000)))
@@ -105,7 +105,7 @@ def test_values_that_no_training_saw_make_a_band_differ_whatever_the_rest(model:
     assert found.verdict is DomainVerdict.DIFFERS
 
 
-def test_the_worst_band_decides_and_only_bands_that_are_unlike_are_told() -> None:
+def test_worst_band_decides_and_unlike_bands_are_listed() -> None:
     like, differs = DomainDistance("slope", 0.9, 0.0), DomainDistance("vv_pre", 0.5, 0.125)
     empty, unknown = DomainDistance("red", None, None), DomainDistance("red", None, 0.0)
     assert overall_verdict([like, differs, empty]) is DomainVerdict.DIFFERS
@@ -120,7 +120,7 @@ def test_the_worst_band_decides_and_only_bands_that_are_unlike_are_told() -> Non
 
 
 def stated(model: Model) -> Contract:
-    """A contract whose bands were trained on uniform values from 0 to 250."""
+    """Return a contract with bands trained on uniform values from 0 to 250."""
     values = np.linspace(0, 250, 10_001)
     bands = tuple(learned(model, values, band.name) for band in model.contract.input.bands)
     return model.contract.replace(bands=bands)
@@ -131,7 +131,7 @@ def compared(path: Path, contract: Contract) -> dict[str, DomainDistance]:
         return {one.band: one for one in stack.info.distances}
 
 
-def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: Path) -> None:
+def test_shifted_band_differs(model: Model, tmp_path: Path) -> None:
     values = noise(200, 200)
     values[1] = values[1] / 2 + 200
     values[2, :50] = np.nan
@@ -146,22 +146,25 @@ def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: 
 
 
 @pytest.mark.slow
-def test_overviews_whose_averages_spread_less_do_not_mislead(model: Model, tmp_path: Path) -> None:
-    """Averages of four uniform values overlap with single ones by less than 0.7; most of the raster is void."""
+def test_domain_report_does_not_use_averages_of_overviews(model: Model, tmp_path: Path) -> None:
+    """Averages of four uniform values overlap with single ones by less than 0.7.
+
+    Most of the raster is invalid.
+    """
     values = np.full((3, 2100, 2100), np.nan, np.float32)
     values[:, 1100:, 1000:] = noise(1000, 1100)
     found = compared(write_stack(tmp_path / "s.tif", values), stated(model))
     assert min(one.overlap for one in found.values()) > 0.95
 
 
-def test_without_histograms_or_values_nothing_is_claimed(model: Model, tmp_path: Path) -> None:
+def test_domain_report_without_histograms_or_values(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", noise(20, 20))
     assert {one.verdict for one in compared(stack, model.contract).values()} == {DomainVerdict.NO_HISTOGRAM}
     empty = write_stack(tmp_path / "empty.tif", np.full((3, 1100, 20), np.nan, np.float32))
     assert {one.verdict for one in compared(empty, stated(model)).values()} == {DomainVerdict.NO_VALUES}
 
 
-def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
+def test_differences_are_of_neighbouring_bands_in_one_unit() -> None:
     names = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
     stack = np.random.default_rng(3).normal(size=(2, 40, 40, 7)).astype(np.float32)
     stack[0, :, :, 1] = np.nan
@@ -176,7 +179,10 @@ def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
 
 
 def hued(model: Model) -> Contract:
-    """A contract trained on green that is as uniform as red, and darker than it by a normal number of deviation 10."""
+    """Return a contract trained on red and green of constant difference.
+
+    Green is as uniform as red, and darker by a normal number with deviation 10.
+    """
     edges, shares = band_histogram(normal(50_000) - 80)
     return stated(model).replace(differences=(Difference(bands=("red", "green"), edges=edges, shares=shares),))
 
@@ -184,10 +190,10 @@ def hued(model: Model) -> Contract:
 @pytest.mark.parametrize(
     ("shift", "found"), [(0, DomainVerdict.LIKE), (1.5, DomainVerdict.DIFFERS), (-3, DomainVerdict.FAR)]
 )
-def test_a_new_hue_is_found_where_each_band_is_as_it_was(
+def test_new_hue_is_detected_by_band_differences(
     model: Model, tmp_path: Path, shift: float, found: DomainVerdict
 ) -> None:
-    """2 Φ(−d / 2), as for a band."""
+    """The overlap is 2 Φ(−d / 2), as for a band."""
     values = noise(300, 300)
     values[0] = np.random.default_rng(5).uniform(50, 240, (300, 300))
     values[1] = values[0] - (normal(90_000, shift, seed=6) - 80).reshape(300, 300)
@@ -202,7 +208,7 @@ def test_a_new_hue_is_found_where_each_band_is_as_it_was(
 
 @pytest.fixture
 def damaged(model: Model) -> Callable[..., str]:
-    """The message for a contract whose first band's histogram was changed."""
+    """Return the error message for a contract with a changed first histogram."""
 
     def message(**changes: object) -> str:
         content = json.loads(stated(model).to_metadata()[METADATA_KEY])
@@ -219,7 +225,5 @@ def damaged(model: Model) -> Callable[..., str]:
     [{"edges": [1.0, 2.0]}, {"shares": []}, {"edges": [3.0, 2.0], "shares": [1.0]}, {"edges": [1.0], "shares": []}],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_histogram_that_is_none_is_a_damaged_contract(
-    damaged: Callable[..., str], changes: dict[str, object]
-) -> None:
+def test_invalid_histogram_is_a_damaged_contract(damaged: Callable[..., str], changes: dict[str, object]) -> None:
     assert "its contract is damaged at 'input.bands.0" in damaged(**changes)

@@ -1,4 +1,4 @@
-"""A map that is interrupted goes on, and comes out as if nothing had happened."""
+"""Tests of interrupted and resumed maps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BLOCKS = mapping._compute_batch
 
 
 def products(folder: Path) -> dict[str, bytes]:
-    """All files of a map but the one that says how long it took."""
+    """Return the files of a map except the one with its timings."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
 
 
@@ -51,23 +51,23 @@ def predict(
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six tiles of at most 32 pixels a side."""
+    """Write a stack of six tiles of at most 32 pixels a side."""
     values = noise(60, 90)
     values[1, 10:20, 30:50] = np.nan
     return write_stack(tmp_path_factory.mktemp("stack") / "stack.tif", values)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("undisturbed") / "map"
+def expected_map(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected_map") / "map"
     assert predict(model, stack, out).tiles == 6
     assert not working(out).exists()
     return products(out)
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Lets the work on chosen tiles fail; gives the number of each that was tried."""
+def attempts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Let chosen tiles fail, and count the attempts on each tile."""
 
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
@@ -84,39 +84,41 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     return fail
 
 
-def interrupted(model: Model, stack: Path, out: Path, runs: Callable[..., list[int]], **options: Any) -> None:
-    """Leave a map of which four tiles are finished."""
-    runs(5)
+def make_interrupted_map(
+    model: Model, stack: Path, out: Path, attempts: Callable[..., list[int]], **options: Any
+) -> None:
+    """Make a map that is interrupted after four tiles."""
+    attempts(5)
     with pytest.raises(KeyboardInterrupt):
         predict(model, stack, out, **options)
-    runs()
+    attempts()
 
 
-def test_finished_tiles_are_not_computed_again_and_the_files_are_the_same(
-    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path
+def test_resumed_map_recomputes_no_tile_and_is_identical(
+    model: Model, stack: Path, expected_map: dict[str, bytes], attempts: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    interrupted(model, stack, tmp_path / "map", runs)
+    make_interrupted_map(model, stack, tmp_path / "map", attempts)
     assert not (tmp_path / "map").exists()
-    tried, told = runs(), []
+    tried, told = attempts(), []
     outcome = predict(model, stack, tmp_path / "map", progress=lambda done, total: told.append((done, total)))
     assert (len(tried), outcome.taken_over) == (2, 4)
     assert told == [(5, 6), (6, 6)]
-    assert products(tmp_path / "map") == undisturbed
+    assert products(tmp_path / "map") == expected_map
     assert json.loads((tmp_path / "map/timings.json").read_text())["tiles_taken_over"] == 4
     assert not working(tmp_path / "map").exists()
 
 
-def test_a_tile_that_fails_once_is_tried_again(
-    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path
+def test_tile_that_fails_once_is_retried(
+    model: Model, stack: Path, expected_map: dict[str, bytes], attempts: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    tried = runs(3, error=ModelError)
+    tried = attempts(3, error=ModelError)
     predict(model, stack, tmp_path / "map")
     assert len(tried) == 7
-    assert products(tmp_path / "map") == undisturbed
+    assert products(tmp_path / "map") == expected_map
 
 
-def test_a_read_that_fails_once_is_tried_again(
-    model: Model, stack: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_read_that_fails_once_is_retried(
+    model: Model, stack: Path, expected_map: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     read, reads = StackReader.read, []
 
@@ -129,13 +131,13 @@ def test_a_read_that_fails_once_is_tried_again(
     monkeypatch.setattr(StackReader, "read", sometimes)
     predict(model, stack, tmp_path / "map")
     assert len(reads) == 7
-    assert products(tmp_path / "map") == undisturbed
+    assert products(tmp_path / "map") == expected_map
 
 
-def test_a_tile_that_fails_twice_stops_the_run_which_says_where_and_goes_on_later(
-    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path
+def test_tile_that_fails_twice_stops_the_run_with_its_location(
+    model: Model, stack: Path, expected_map: dict[str, bytes], attempts: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    runs(5, 6, error=ModelError)
+    attempts(5, 6, error=ModelError)
     with pytest.raises(ModelError) as caught:
         predict(model, stack, tmp_path / "map")
     message = str(caught.value)
@@ -143,9 +145,9 @@ def test_a_tile_that_fails_twice_stops_the_run_which_says_where_and_goes_on_late
     assert "4 finished tiles are kept, run the same command to resume" in message
     assert "\n" not in message
     assert not (tmp_path / "map").exists()
-    assert len(runs()) == 0
+    assert len(attempts()) == 0
     assert predict(model, stack, tmp_path / "map").taken_over == 4
-    assert products(tmp_path / "map") == undisturbed
+    assert products(tmp_path / "map") == expected_map
 
 
 # The windows of 60 × 240 pixels in tiles of 24 that no rim is near are nine of one kind in a row.
@@ -153,27 +155,25 @@ ROW = {"tile": 24, "batch": 3}
 
 
 @pytest.mark.slow
-def test_a_batch_that_fails_is_tried_again_tile_by_tile_and_the_error_names_its_tile(
-    model: Model, runs: Callable[..., list[int]], tmp_path: Path
-) -> None:
+def test_failed_batch_is_retried_tile_by_tile(model: Model, attempts: Callable[..., list[int]], tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "stack.tif", noise(60, 240))
-    predict(model, stack, tmp_path / "undisturbed", tile=24)
-    tried = runs(1, error=ModelError)
+    predict(model, stack, tmp_path / "expected_map", tile=24)
+    tried = attempts(1, error=ModelError)
     predict(model, stack, tmp_path / "once", **ROW)
-    assert products(tmp_path / "once") == products(tmp_path / "undisturbed")
+    assert products(tmp_path / "once") == products(tmp_path / "expected_map")
     passes = len(tried) - 4  # but for the failing one, and those that its three tiles took
-    runs(2, 4, error=ModelError)
+    attempts(2, 4, error=ModelError)
     with pytest.raises(ModelError, match=r"twice, at rows \d+ to \d+ and columns \d+ to \d+") as caught:
         predict(model, stack, tmp_path / "map", **ROW)
     assert "the network fails (twice, at rows 0 to 20 and columns 144 to 168)" in str(caught.value)
     assert 0 < passes < predict(model, stack, tmp_path / "again", tile=24).tiles
-    runs()
+    attempts()
     assert predict(model, stack, tmp_path / "map", **ROW | {"batch": 2}).taken_over == 3
-    assert products(tmp_path / "map") == products(tmp_path / "undisturbed")
+    assert products(tmp_path / "map") == products(tmp_path / "expected_map")
 
 
 @pytest.mark.slow
-def test_tiles_without_a_pixel_to_map_are_skipped_in_a_batch(model: Model, tmp_path: Path) -> None:
+def test_batch_skips_tiles_without_a_pixel_to_map(model: Model, tmp_path: Path) -> None:
     values = noise(60, 240)
     values[:, :, 100:170] = np.nan
     stack = write_stack(tmp_path / "stack.tif", values)
@@ -183,10 +183,10 @@ def test_tiles_without_a_pixel_to_map_are_skipped_in_a_batch(model: Model, tmp_p
     assert products(tmp_path / "1") == products(tmp_path / "3")
 
 
-def test_nothing_is_left_where_no_tile_was_finished(
-    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path
+def test_journal_without_a_finished_tile_is_deleted(
+    model: Model, stack: Path, attempts: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    runs(1, 2, error=ModelError)
+    attempts(1, 2, error=ModelError)
     with pytest.raises(ModelError) as caught:
         predict(model, stack, tmp_path / "map")
     assert "kept" not in str(caught.value)
@@ -206,11 +206,11 @@ def test_nothing_is_left_where_no_tile_was_finished(
         ({"tta": True}, "test-time augmentation no (now yes)"),
     ],
 )
-def test_a_map_begun_with_other_options_is_refused_and_can_be_started_over(
-    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path, options: dict[str, Any], named: str
+def test_map_started_with_other_options_is_refused(
+    model: Model, stack: Path, attempts: Callable[..., list[int]], tmp_path: Path, options: dict[str, Any], named: str
 ) -> None:
     out = tmp_path / "map"
-    interrupted(model, stack, out, runs)
+    make_interrupted_map(model, stack, out, attempts)
     before = {path: path.stat() for path in working(out).rglob("*.npz")}
     with pytest.raises(OutputError) as caught:
         predict(model, stack, out, **options)
@@ -222,12 +222,12 @@ def test_a_map_begun_with_other_options_is_refused_and_can_be_started_over(
     assert predict(model, stack, out, **options).taken_over == 0
 
 
-def test_a_map_begun_with_another_raster_is_refused(
-    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path
+def test_map_started_with_another_raster_is_refused(
+    model: Model, stack: Path, attempts: Callable[..., list[int]], tmp_path: Path
 ) -> None:
     own, out = tmp_path / "stack.tif", tmp_path / "map"
     shutil.copy2(stack, own)
-    interrupted(model, own, out, runs)
+    make_interrupted_map(model, own, out, attempts)
 
     def said() -> str:
         with pytest.raises(OutputError, match="begun with") as caught:
@@ -247,11 +247,11 @@ def test_a_map_begun_with_another_raster_is_refused(
     assert predict(model, own, out).taken_over == 4
 
 
-def test_a_map_begun_with_another_model_or_release_is_refused(
-    model: Model, unets: dict[int, Model], stack: Path, runs: Callable[..., list[int]], tmp_path: Path,
+def test_map_started_with_another_model_or_release_is_refused(
+    model: Model, unets: dict[int, Model], stack: Path, attempts: Callable[..., list[int]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    interrupted(model, stack, tmp_path / "map", runs)
+    make_interrupted_map(model, stack, tmp_path / "map", attempts)
     with pytest.raises(OutputError, match="begun with different model file"):
         predict(unets[2], stack, tmp_path / "map")
     monkeypatch.setattr("talud.products.prediction.version", lambda _: "99")
@@ -259,10 +259,10 @@ def test_a_map_begun_with_another_model_or_release_is_refused(
         predict(model, stack, tmp_path / "map")
 
 
-def test_the_raster_may_lie_elsewhere_when_the_run_goes_on(
-    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_resumes_with_a_moved_raster(
+    model: Model, stack: Path, attempts: Callable[..., list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(model, stack, tmp_path / "map", runs)
+    make_interrupted_map(model, stack, tmp_path / "map", attempts)
     (tmp_path / "elsewhere").mkdir()
     shutil.copy2(stack, tmp_path / "elsewhere" / stack.name)
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -270,21 +270,26 @@ def test_the_raster_may_lie_elsewhere_when_the_run_goes_on(
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty"])
-def test_a_damaged_tile_is_computed_again(
-    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path, harm: str
+def test_damaged_tile_is_computed_again(
+    model: Model,
+    stack: Path,
+    expected_map: dict[str, bytes],
+    attempts: Callable[..., list[int]],
+    tmp_path: Path,
+    harm: str,
 ) -> None:
     out = tmp_path / "map"
-    interrupted(model, stack, out, runs)
+    make_interrupted_map(model, stack, out, attempts)
     tile = sorted(working(out).rglob("*.npz"))[1]
     content = bytearray(tile.read_bytes())
     content[len(content) // 2] ^= 1
     tile.write_bytes({"cut": content[:2000], "flipped": content, "empty": b""}[harm])
     assert predict(model, stack, out).taken_over == 3
-    assert products(out) == undisturbed
+    assert products(out) == expected_map
 
 
 @pytest.mark.slow
-def test_two_processes_cannot_make_one_map(model: Model, stack: Path, tmp_path: Path) -> None:
+def test_second_process_on_one_map_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
     out = tmp_path / "map"
     code = f"""
 import sys
@@ -305,7 +310,7 @@ with Journal.open(Path({str(out)!r}), {{}}):
 
 
 @pytest.mark.slow
-def test_files_of_an_earlier_map_do_not_stay_beside_a_new_one(model: Model, stack: Path, tmp_path: Path) -> None:
+def test_new_map_removes_the_files_of_an_earlier_one(model: Model, stack: Path, tmp_path: Path) -> None:
     predict(model, stack, tmp_path / "map", geojson=True)
     (tmp_path / "map/probability.tif.aux.xml").write_text("statistics that a GIS kept")
     (tmp_path / "map/notes.txt").write_text("a user's own")
@@ -316,21 +321,21 @@ def test_files_of_an_earlier_map_do_not_stay_beside_a_new_one(model: Model, stac
     assert (tmp_path / "map/notes.txt").exists()
 
 
-def test_where_the_folder_above_is_closed_to_the_user_the_work_is_done_within(
-    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path,
+def test_working_folder_is_inside_if_the_parent_is_read_only(
+    model: Model, stack: Path, expected_map: dict[str, bytes], attempts: Callable[..., list[int]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = tmp_path / "map"
     out.mkdir()
     may = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and may(path, mode))
-    interrupted(model, stack, out, runs)
+    make_interrupted_map(model, stack, out, attempts)
     assert [path.name for path in out.iterdir()] == [".partial"]
     assert predict(model, stack, out).taken_over == 4
-    assert products(out) == undisturbed
+    assert products(out) == expected_map
 
 
-def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_journal_returns_tile_results_unchanged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     blocks = {}
     with Journal.open(tmp_path / "map", {"a": 1}) as journal:
@@ -378,35 +383,33 @@ for line in sys.stdin:
 
 @contextmanager
 def killed_at(*arguments: object) -> Iterator[Callable[[int], int]]:
-    """Runs `talud`, each time in a process of its own that is killed before the given change of a name; its exit code.
+    """Return a function that runs `talud` and kills it before the given rename.
 
-    A process that has imported most of what a run needs forks them, for the imports take longer than the run. It has
-    not imported ONNX Runtime, which waits at its exit for threads that a fork does not take along.
+    It returns the exit code. Each run is forked from a process that has imported most libraries, since importing takes
+    longer than the run. ONNX Runtime is not among them: at its exit it waits for threads that a fork does not copy.
     """
     command = [sys.executable, "-c", KILLED_AT, *map(str, arguments)]
     alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as runs:
-        assert runs.stdin
-        assert runs.stdout
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as attempts:
+        assert attempts.stdin
+        assert attempts.stdout
 
         def run(last: int) -> int:
-            print(last, file=runs.stdin, flush=True)
-            return int(runs.stdout.readline())
+            print(last, file=attempts.stdin, flush=True)
+            return int(attempts.stdout.readline())
 
         yield run
 
 
 @pytest.mark.slow
-def test_killed_before_any_change_of_a_name_it_leaves_whole_files_and_goes_on(
-    tiny_model: Path, model: Model, tmp_path: Path
-) -> None:
-    """Each run is killed one change of a name further than the one before, until one gets through."""
+def test_run_killed_at_any_rename_resumes(tiny_model: Path, model: Model, tmp_path: Path) -> None:
+    """Each run is killed one rename later than the previous one."""
     stack, earlier_stack = tmp_path / "stack.tif", tmp_path / "earlier.tif"
     write_stack(stack, noise(40, 40))
     write_stack(earlier_stack, noise(40, 40, seed=1))
-    predict(model, stack, tmp_path / "undisturbed", tile=None)
+    predict(model, stack, tmp_path / "expected_map", tile=None)
     predict(model, earlier_stack, tmp_path / "map", tile=None, geojson=True)
-    earlier, wanted = products(tmp_path / "map"), products(tmp_path / "undisturbed")
+    earlier, wanted = products(tmp_path / "map"), products(tmp_path / "expected_map")
     with killed_at("predict", tiny_model, stack, "--out", tmp_path / "map") as run:
         for last in range(1, 200):
             code = run(last)
@@ -420,13 +423,11 @@ def test_killed_before_any_change_of_a_name_it_leaves_whole_files_and_goes_on(
             assert code == -signal.SIGKILL
     assert last > 20
     assert found == wanted
-    assert {path.name for path in tmp_path.iterdir()} == {"stack.tif", "earlier.tif", "undisturbed", "map"}
+    assert {path.name for path in tmp_path.iterdir()} == {"stack.tif", "earlier.tif", "expected_map", "map"}
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_at_random_it_makes_the_files_of_an_undisturbed_run(
-    exporter: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_run_killed_at_random_times_makes_identical_files(exporter: Callable[..., Path], tmp_path: Path) -> None:
     model, seed = exporter(4), random.randrange(10**6)
     chance = random.Random(seed)
     values = noise(500, 700)
@@ -435,9 +436,9 @@ def test_killed_again_and_again_at_random_it_makes_the_files_of_an_undisturbed_r
         *(sys.executable, "-m", "talud.cli.main", "predict", model, write_stack(tmp_path / "stack.tif", values)),
         *("--tile", "32", "--geojson", "--minimum-area", "400", "--provider", "cpu", "--out"),
     ]
-    subprocess.run([*command, tmp_path / "undisturbed"], check=True, capture_output=True)
+    subprocess.run([*command, tmp_path / "expected_map"], check=True, capture_output=True)
     out, kills, finished = tmp_path / "map", 0, {}
-    total = json.loads((tmp_path / "undisturbed/prediction.json").read_text())["tiles"]
+    total = json.loads((tmp_path / "expected_map/prediction.json").read_text())["tiles"]
     assert total > 300
     for target in [*sorted(chance.sample(range(1, total), 5)), total, total]:
         run = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -451,17 +452,17 @@ def test_killed_again_and_again_at_random_it_makes_the_files_of_an_undisturbed_r
         now = tiles(out)
         assert finished.items() <= now.items(), seed  # not written again
         finished = now
-        assert not out.exists() or set(products(out)) <= set(products(tmp_path / "undisturbed"))
+        assert not out.exists() or set(products(out)) <= set(products(tmp_path / "expected_map"))
     result = subprocess.run([*command, out], check=True, capture_output=True, text=True)
     assert kills >= 5, seed
     if finished:
         assert f"resumed with {len(finished)} of {total} tiles" in result.stdout, seed
-    assert products(out) == products(tmp_path / "undisturbed"), seed
+    assert products(out) == products(tmp_path / "expected_map"), seed
     assert not working(out).exists()
 
 
 def tiles(out: Path) -> dict[str, tuple[int, int]]:
-    """Name of each finished tile's file → its inode and time of change."""
+    """Return the inode and modification time of each finished tile's file."""
     try:
         return {
             entry.name: (entry.stat().st_ino, entry.stat().st_mtime_ns)
@@ -488,11 +489,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("within", [True, False], ids=["folder on the disk", "the disk itself"])
-def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
-    model: Model, small_disk: Path, tmp_path: Path, within: bool
-) -> None:
+def test_run_resumes_after_a_full_disk(model: Model, small_disk: Path, tmp_path: Path, within: bool) -> None:
     stack, out = write_stack(tmp_path / "stack.tif", noise(500, 500)), small_disk / "map" if within else small_disk
-    predict(model, stack, tmp_path / "undisturbed", tile=100)
+    predict(model, stack, tmp_path / "expected_map", tile=100)
     others = small_disk / "others.bin"
     others.write_bytes(bytes((4096 - 1480) * 1024))
     with pytest.raises(OutputError, match=r"finished tiles are kept, run the same command to resume") as caught:
@@ -507,11 +506,11 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     others.unlink()
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
     assert predict(model, stack, out, tile=100).taken_over == 25
-    assert products(out) == products(tmp_path / "undisturbed")
+    assert products(out) == products(tmp_path / "expected_map")
 
 
-def test_a_working_folder_lies_on_the_disk_of_the_map(model: Model, stack: Path, small_disk: Path) -> None:
-    """A link to another disk is followed: files can be moved on one disk only."""
+def test_working_folder_is_on_the_disk_of_the_map(model: Model, stack: Path, small_disk: Path) -> None:
+    """A link to another disk is followed, since renaming works on one disk only."""
     link = small_disk.with_name("link")
     link.symlink_to(small_disk / "map")
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)

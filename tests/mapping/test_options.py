@@ -1,4 +1,4 @@
-"""The options of a map."""
+"""Tests of the options of a map."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from talud.serving.ogc_process import Inputs, process_description
         ({"provider": "tpu"}, "the option provider is 'tpu': Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
-def test_wrong_options_are_refused_in_one_line(given: dict[str, object], message: str) -> None:
+def test_invalid_map_options_are_refused_in_one_line(given: dict[str, object], message: str) -> None:
     with pytest.raises(ParamsError) as caught:
         MapOptions(**given)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("command", ["map", "predict"])
-def test_commands_take_every_option_with_its_default(command: str) -> None:
+def test_commands_accept_every_map_option(command: str) -> None:
     from talud.cli.main import app
 
     [function] = [each.callback for each in app.registered_commands if each.name == command]
@@ -48,7 +48,7 @@ def test_commands_take_every_option_with_its_default(command: str) -> None:
     assert tile_help == command_line.as_sentence(MapOptions.model_fields["tile"].description)
 
 
-def test_service_describes_the_same_options() -> None:
+def test_service_describes_the_same_map_options() -> None:
     inputs = process_description()["inputs"]
     for name, field in ResultOptions.model_fields.items():
         assert inputs[name]["description"] == field.description
@@ -57,7 +57,7 @@ def test_service_describes_the_same_options() -> None:
     assert MapRequest(raster="a.tif", **chosen).options == MapOptions(threshold=0.3, minimum_area=100)
 
 
-def test_open_model_of_another_precision_is_refused(model: Model, tmp_path: Path) -> None:
+def test_opened_model_of_another_precision_is_refused(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "stack.tif", noise(40, 40))
     with pytest.raises(ParamsError, match=r"the precision is int8, but .* is open with another"):
         talud.predict(model, stack, tmp_path / "map", MapOptions(precision="int8"))

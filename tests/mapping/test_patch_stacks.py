@@ -1,4 +1,4 @@
-"""A raster that consists of patches: none sees another, whatever is asked for."""
+"""Tests of maps of rasters that consist of patches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def patch_stack(folder: Path, values: np.ndarray, side: object = SIDE) -> Path:
 
 
 @pytest.mark.slow
-def test_another_neighbour_changes_nothing(unets: dict[int, Model], tmp_path: Path) -> None:
+def test_patches_are_mapped_independently(unets: dict[int, Model], tmp_path: Path) -> None:
     model, values = unets[3], noise(3 * SIDE, 4 * SIDE)
     predict(model, patch_stack(tmp_path, values), tmp_path / "map", MapOptions(tta=False))
     with rasterio.open(tmp_path / "map" / "probability.tif") as raster:
@@ -46,7 +46,7 @@ def test_another_neighbour_changes_nothing(unets: dict[int, Model], tmp_path: Pa
 
 
 @pytest.mark.parametrize("option", [{"tile": 64}, {"halo": 0}, {"geojson": True}])
-def test_what_patches_cannot_have_is_refused(unets: dict[int, Model], tmp_path: Path, option: dict[str, int]) -> None:
+def test_tile_and_halo_are_refused_for_patches(unets: dict[int, Model], tmp_path: Path, option: dict[str, int]) -> None:
     raster = patch_stack(tmp_path, noise(2 * SIDE, 2 * SIDE))
     with pytest.raises(ParamsError, match=f"--{next(iter(option))}"):
         predict(unets[2], raster, tmp_path / "map", MapOptions(**option))
@@ -54,18 +54,18 @@ def test_what_patches_cannot_have_is_refused(unets: dict[int, Model], tmp_path: 
 
 
 @pytest.mark.parametrize("side", ["0", "-32", "thirty-two", "48", "9" * 400])
-def test_a_side_that_cannot_be_is_refused(unets: dict[int, Model], tmp_path: Path, side: str) -> None:
+def test_invalid_patch_side_is_refused(unets: dict[int, Model], tmp_path: Path, side: str) -> None:
     with pytest.raises(SourceError, match="its tag TALUD_PATCH states") as caught:
         predict(unets[2], patch_stack(tmp_path, noise(64, 64), side), tmp_path / "map")
     assert len(str(caught.value).split(": ", 1)[1]) < 200
 
 
-def test_patches_off_the_lattice_are_refused(unets: dict[int, Model], tmp_path: Path) -> None:
+def test_patches_that_do_not_fit_the_lattice_are_refused(unets: dict[int, Model], tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="patches of 20 pixels, the model expects a multiple of 16"):
         predict(unets[4], patch_stack(tmp_path, noise(40, 40), 20), tmp_path / "map")
 
 
-def test_local_coordinates_without_patches_have_no_ground(unets: dict[int, Model], tmp_path: Path) -> None:
+def test_local_coordinates_without_patches_are_refused(unets: dict[int, Model], tmp_path: Path) -> None:
     grid = Grid(LOCAL, Affine(12.5, 0, 0, 0, -12.5, 800), 64, 64)
     with pytest.raises(MismatchError, match="is not projected"):
         predict(unets[2], write_stack(tmp_path / "mine.tif", noise(64, 64), grid=grid), tmp_path / "map")

@@ -1,4 +1,4 @@
-"""What does not fit a model's contract is refused, and the message says what was found and what was expected."""
+"""Tests of the checks of a raster against a contract."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def refusal(raster: Path, contract: Contract, kind: type[TaludError] = MismatchE
 
 
 def contract_of(model: Model, **changes: object) -> Contract:
-    """The model's contract with its first band changed."""
+    """Return the model's contract with its first band changed."""
     first, *others = model.contract.input.bands
     return model.contract.replace(bands=(first.model_copy(update=changes), *others))
 
 
-def test_a_missing_band_is_named_with_those_found_and_expected(model: Model, tmp_path: Path) -> None:
+def test_error_on_a_missing_band_lists_found_and_expected_ones(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "s.tif", noise(20, 20), ("red", "nir", "blue"))
     message = refusal(raster, model.contract)
     assert "no band green" in message
@@ -45,7 +45,7 @@ def test_a_missing_band_is_named_with_those_found_and_expected(model: Model, tmp
     assert "expects red, green, blue" in message
 
 
-def test_bands_without_names_are_no_bands(model: Model, tmp_path: Path) -> None:
+def test_bands_without_names_are_not_recognised(model: Model, tmp_path: Path) -> None:
     raster = tmp_path / "s.tif"
     with rasterio.open(
         raster, "w", driver="GTiff", dtype="float32", count=3, height=9, width=9, crs="EPSG:32618",
@@ -55,7 +55,7 @@ def test_bands_without_names_are_no_bands(model: Model, tmp_path: Path) -> None:
     assert "(unnamed), (unnamed), (unnamed)" in refusal(raster, model.contract)
 
 
-def test_a_name_that_stands_twice_is_refused(model: Model, tmp_path: Path) -> None:
+def test_duplicate_band_name_is_refused(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "s.tif", noise(9, 9, bands=4), ("red", "green", "blue", "red"))
     assert "several bands red" in refusal(raster, model.contract)
 
@@ -70,20 +70,20 @@ def test_a_name_that_stands_twice_is_refused(model: Model, tmp_path: Path) -> No
         ("EPSG:4326", Affine(0.0001, 0, -76, 0, -0.0001, 6), "is not projected"),
     ],
 )
-def test_another_pixel_size_is_refused(model: Model, tmp_path: Path, crs: str, transform: Affine, said: str) -> None:
+def test_other_pixel_size_is_refused(model: Model, tmp_path: Path, crs: str, transform: Affine, said: str) -> None:
     grid = Grid(CRS.from_string(crs), transform, 20, 20)
     assert said in refusal(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract)
 
 
-def test_metres_of_web_mercator_are_no_metres_on_the_ground(model: Model, tmp_path: Path) -> None:
-    """At 45 degrees north they are cos 45° = 0.71 of one."""
+def test_web_mercator_pixel_size_is_refused(model: Model, tmp_path: Path) -> None:
+    """At 45 degrees north a metre of the CRS is cos 45° = 0.71 m on the ground."""
     grid = Grid(CRS.from_epsg(3857), Affine(12.5, 0, 800_000, 0, -12.5, 5_621_521), 20, 20)
     message = refusal(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract)
     assert "12.5 m on the map but 8.8" in message
 
 
 @pytest.mark.parametrize("side", [12.5 * 1.0005, 12.5 / 0.3048006096])
-def test_a_pixel_size_within_a_thousandth_in_any_unit_is_taken(model: Model, tmp_path: Path, side: float) -> None:
+def test_pixel_size_within_a_thousandth_is_accepted(model: Model, tmp_path: Path, side: float) -> None:
     grid = grid_of(20, 20, epsg=2263 if side > 20 else 32618, pixel=side)
     with open_stack(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract) as stack:
         assert stack.grid == grid
@@ -96,7 +96,7 @@ def test_a_pixel_size_within_a_thousandth_in_any_unit_is_taken(model: Model, tmp
         ("EPSG:32618", Affine(12.5, 1, 0, 1, -12.5, 0), "rotated"),
     ],
 )
-def test_a_raster_without_crs_or_turned_is_refused(
+def test_raster_without_crs_or_rotated_is_refused(
     model: Model, tmp_path: Path, crs: str | None, transform: Affine, said: str
 ) -> None:
     raster = tmp_path / "s.tif"
@@ -108,7 +108,7 @@ def test_a_raster_without_crs_or_turned_is_refused(
     assert said in refusal(raster, model.contract, SourceError)
 
 
-def test_another_unit_is_refused_where_the_raster_states_one(model: Model, tmp_path: Path) -> None:
+def test_other_stated_unit_is_refused(model: Model, tmp_path: Path) -> None:
     stated = write_stack(tmp_path / "stated.tif", noise(20, 20), units=("reflectance", "dn", ""))
     assert "'red' is in reflectance, the model expects DN" in refusal(stated, model.contract)
     silent = write_stack(tmp_path / "silent.tif", noise(20, 20), units=("", "dn", "DN"))
@@ -116,7 +116,7 @@ def test_another_unit_is_refused_where_the_raster_states_one(model: Model, tmp_p
         pass
 
 
-def test_a_stack_made_in_another_way_is_refused(model: Model, tmp_path: Path) -> None:
+def test_stack_of_other_processing_is_refused(model: Model, tmp_path: Path) -> None:
     made = {"curvature": "profile", "slope": "zevenbergen_thorne", "lee_window": "0"}
     contract = contract_of(model, name="curvature", group=Group.TERRAIN).replace(stack=made)
     bands = ("curvature", "green", "blue")
@@ -143,7 +143,7 @@ def test_a_stack_made_in_another_way_is_refused(model: Model, tmp_path: Path) ->
         ("m", Group.TERRAIN, -500, 9000, (-9999, -9000), "undeclared nodata"),
     ],
 )
-def test_values_of_another_unit_are_refused_with_the_probable_cause(
+def test_implausible_values_are_refused_with_a_cause(
     model: Model, tmp_path: Path, unit: str, group: Group, lowest: float, highest: float,
     values: tuple[float, float], cause: str,
 ) -> None:  # fmt: skip
@@ -157,7 +157,7 @@ def test_values_of_another_unit_are_refused_with_the_probable_cause(
     assert found == pytest.approx(np.percentile(stack[0], (1, 99)), rel=1e-4)
 
 
-def test_a_hundredth_of_implausible_values_is_let_pass_and_more_is_not(model: Model, tmp_path: Path) -> None:
+def test_one_percent_of_implausible_values_is_accepted(model: Model, tmp_path: Path) -> None:
     stack = noise(100, 100)
     stack[2].flat[:100] = 1e20
     with open_stack(write_stack(tmp_path / "few.tif", stack), model.contract) as reader:
@@ -167,13 +167,13 @@ def test_a_hundredth_of_implausible_values_is_let_pass_and_more_is_not(model: Mo
 
 
 @pytest.mark.slow
-def test_values_are_looked_for_everywhere_in_a_large_raster(model: Model, tmp_path: Path) -> None:
+def test_plausibility_sample_covers_a_large_raster(model: Model, tmp_path: Path) -> None:
     stack = noise(1500, 1500)
     stack[0, 1300:] = 40_000
     assert "13%" in refusal(write_stack(tmp_path / "s.tif", stack), model.contract)
 
 
-def test_past_the_edge_and_where_invalid_the_stack_is_nan(model: Model, tmp_path: Path) -> None:
+def test_reader_returns_nan_outside_and_where_invalid(model: Model, tmp_path: Path) -> None:
     values = noise(30, 40)
     values[1, 20, 35] = np.nan
     raster = write_stack(tmp_path / "s.tif", values[::-1], ("blue", "green", "red"))
@@ -201,7 +201,9 @@ def a_complex_raster(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_folder, a_text, a_complex_raster, lambda path: None])
-def test_what_is_no_raster_of_numbers_is_refused(model: Model, tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_input_that_is_not_a_numeric_raster_is_refused(
+    model: Model, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     make(tmp_path / "s.tif")
     refusal(tmp_path / "s.tif", model.contract, TaludError)
 
@@ -220,11 +222,11 @@ def test_what_is_no_raster_of_numbers_is_refused(model: Model, tmp_path: Path, m
         ("/vsizip//vsicurl/https://example.org/a.zip/b.tif?sig=0", "b.tif"),
     ],
 )
-def test_query_is_taken_from_the_name_of_an_address_alone(raster: str | Path, name: str) -> None:
+def test_raster_name_omits_the_query_of_a_url(raster: str | Path, name: str) -> None:
     assert reader._name(raster) == name
 
 
-def test_file_whose_name_has_a_question_mark_keeps_it(tmp_path: Path, tiny_model: Path) -> None:
+def test_raster_name_keeps_a_question_mark_of_a_file(tmp_path: Path, tiny_model: Path) -> None:
     path = write_stack(tmp_path / "a?b=1.tif", noise(32, 32))
     with open_stack(path, Model.load(tiny_model).contract) as stack:
         assert stack.info.provenance["TALUD_RASTER"] == "a?b=1.tif"

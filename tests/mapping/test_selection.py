@@ -1,4 +1,4 @@
-"""Which champion runs where none is named: the one that reads most of what there is."""
+"""Tests of the automatic choice of a champion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add(root: Path, name: str, file: Path, *, champion: bool = True) -> None:
 
 @pytest.fixture(scope="module")
 def project(exporter, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose store holds two champions, a version that is none, and a champion that talud did not make."""
+    """Return a project with two champions, another version, and a foreign champion."""
     root = tmp_path_factory.mktemp("project")
     (root / "params.yaml").write_text("seed: 1\n")
     client = Store.open(root, create=True).client
@@ -51,7 +51,10 @@ def project(exporter, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def talud(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in the project; gives exit code, stdout and stderr."""
+    """Return a function that runs the command line in the project.
+
+    It returns exit code, stdout and stderr.
+    """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(project)
 
@@ -79,7 +82,7 @@ def test_sources_are_mapped_by_the_champion_with_most_bands(talud: Run, tmp_path
     )
 
 
-def test_sources_that_no_champion_can_use_are_one_line_with_what_each_lacks(talud: Run, tmp_path: Path) -> None:
+def test_error_lists_the_bands_that_each_champion_lacks(talud: Run, tmp_path: Path) -> None:
     code, out, err = talud("map", "--dtm", "dtm.tif", "--out", tmp_path / "map")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "no champion has only bands that the sources support" in err
@@ -88,7 +91,7 @@ def test_sources_that_no_champion_can_use_are_one_line_with_what_each_lacks(talu
     assert not (tmp_path / "map").exists()
 
 
-def test_a_unit_that_no_champion_learned_from_is_no_support(talud: Run, tmp_path: Path) -> None:
+def test_champion_of_another_unit_is_not_chosen(talud: Run, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(30, 220, (3, 60, 90)).astype(np.uint8)
     write_raster(tmp_path / "scaled.tif", image, scale=0.01)
     code, _, err = talud("map", "--optical", tmp_path / "scaled.tif", "--out", tmp_path / "map")
@@ -96,7 +99,7 @@ def test_a_unit_that_no_champion_learned_from_is_no_support(talud: Run, tmp_path
     assert "landslide-unet-3band (red is in reflectance, but" in err
 
 
-def test_a_damaged_source_is_no_reason_to_take_a_smaller_model(talud: Run, tmp_path: Path) -> None:
+def test_damaged_source_does_not_select_a_smaller_model(talud: Run, tmp_path: Path) -> None:
     (tmp_path / "dtm.tif").write_text("hello")
     code, _, err = talud("map", "--optical", "image.tif", "--dtm", tmp_path / "dtm.tif", "--out", tmp_path / "map")
     assert (code, err.count("\n")) == (1, 1)
@@ -105,7 +108,7 @@ def test_a_damaged_source_is_no_reason_to_take_a_smaller_model(talud: Run, tmp_p
 
 
 @pytest.mark.slow
-def test_a_stack_is_mapped_by_the_champion_with_most_of_its_bands(talud: Run, tmp_path: Path) -> None:
+def test_stack_is_mapped_by_the_champion_with_most_bands(talud: Run, tmp_path: Path) -> None:
     slopes = np.random.default_rng(1).uniform(0, 80, (2, 40, 50)).astype(np.float32)
     all_bands = write_stack(tmp_path / "five.tif", np.concatenate([noise(40, 50), slopes]), TERRAIN)
     code, out, _ = talud("predict", "auto", all_bands, "--out", tmp_path / "five")
@@ -122,7 +125,7 @@ def test_a_stack_is_mapped_by_the_champion_with_most_of_its_bands(talud: Run, tm
 
 
 @pytest.mark.slow
-def test_a_champion_whose_files_are_gone_is_named(talud: Run, project: Path, exporter, tmp_path: Path) -> None:
+def test_champion_with_missing_files_is_named(talud: Run, project: Path, exporter, tmp_path: Path) -> None:
     add(project, "lost", exporter(2, (*TERRAIN, "elevation")))
     (file,) = (path for path in (project / "mlartifacts").rglob("*.onnx") if b"elevation" in path.read_bytes())
     file.unlink()
@@ -132,7 +135,7 @@ def test_a_champion_whose_files_are_gone_is_named(talud: Run, project: Path, exp
     assert "not: landslide-unet-lost (models:/landslide-unet-lost/1: its file" in chosen(tmp_path / "map")
 
 
-def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_without_a_champion_is_reported(talud: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text("seed: 1\n")
     Store.open(tmp_path, create=True)
     write_stack(tmp_path / "stack.tif", noise(9, 9))
@@ -143,9 +146,7 @@ def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_model_that_can_do_without_a_source_steps_in_where_no_other_fits(
-    talud: Run, project: Path, exporter, tmp_path: Path
-) -> None:
+def test_model_with_subsets_is_chosen_if_no_other_fits(talud: Run, project: Path, exporter, tmp_path: Path) -> None:
     rest = [("optical", "terrain"), ("terrain", "sar"), ("terrain",), ("optical",)]
     groups = [tuple(map(Group, one)) for one in (("optical", "terrain", "sar"), *rest)]
     subsets = tuple(

@@ -1,4 +1,4 @@
-"""Rasters that lie in no folder: on a server, in an archive, in a VRT."""
+"""Tests of rasters on a server, in an archive and in a VRT."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def same(first: Path, second: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["/vsicurl/{}", "{}", "/vsicurl/{}?signature=secret"])
-def test_a_raster_on_a_server_gives_the_map_of_the_file(
+def test_raster_on_a_server_gives_an_identical_map(
     model: Model, stack: Path, local: Path, tmp_path: Path, form: str
 ) -> None:
     with run_range_server(stack, tmp_path / "control") as server:
@@ -56,14 +56,14 @@ def test_a_raster_on_a_server_gives_the_map_of_the_file(
 
 
 @pytest.mark.slow
-def test_the_python_door_takes_addresses_too(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+def test_python_api_accepts_urls(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     with run_range_server(stack, tmp_path / "control") as server:
         outcome = talud.predict(tiny_model, f"/vsicurl/{server.address}", tmp_path / "map")
     assert outcome.raster == "stack.tif"
 
 
 @pytest.mark.slow
-def test_an_overloaded_server_is_asked_again(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
+def test_request_to_an_overloaded_server_is_retried(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
     with run_range_server(stack, tmp_path / "control") as server:
         server.overloaded.write_text("1")
         predict(model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=256))
@@ -72,10 +72,8 @@ def test_an_overloaded_server_is_asked_again(model: Model, stack: Path, local: P
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_costs_nothing_that_was_finished(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The raster is so large that the check of its values, from its overviews, does not fetch all of it."""
+def test_lost_server_keeps_the_finished_tiles(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The raster is too large to be fetched completely by the check of its values."""
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     stack = write_stack(tmp_path / "stack.tif", noise(2100, 2100) // 64 * 64)
     with run_range_server(stack, tmp_path / "control") as server:
@@ -105,7 +103,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_finished(
 
 
 @pytest.mark.slow
-def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
+def test_changed_content_at_the_same_url_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
@@ -125,9 +123,7 @@ def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path,
 
 
 @pytest.mark.slow
-def test_a_raster_in_an_archive_gives_the_map_of_the_file(
-    model: Model, stack: Path, local: Path, tmp_path: Path
-) -> None:
+def test_raster_in_an_archive_gives_an_identical_map(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(stack, "basin/stack.tif")
     predict(model, f"/vsizip/{tmp_path}/archive.zip/basin/stack.tif", tmp_path / "map", MapOptions(tile=256))
@@ -135,9 +131,7 @@ def test_a_raster_in_an_archive_gives_the_map_of_the_file(
 
 
 @pytest.mark.slow
-def test_a_vrt_gives_the_map_of_its_source_and_a_changed_source_is_noticed(
-    model: Model, stack: Path, local: Path, tmp_path: Path
-) -> None:
+def test_vrt_gives_an_identical_map_and_notices_changes(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.tif"
     source.write_bytes(stack.read_bytes())
     with rasterio.open(source) as dataset, WarpedVRT(dataset) as warped:
@@ -170,7 +164,7 @@ def test_a_vrt_gives_the_map_of_its_source_and_a_changed_source_is_noticed(
         "",
     ],
 )
-def test_what_cannot_be_reached_is_said_in_one_line_at_once(model: Model, tmp_path: Path, address: str) -> None:
+def test_unreachable_raster_is_reported_in_one_line(model: Model, tmp_path: Path, address: str) -> None:
     with socket.socket() as closed, run_range_server(Path(__file__), tmp_path / "control") as server:
         closed.bind(("127.0.0.1", 0))
         address = address.format(closed=closed.getsockname()[1], server=server.address)
@@ -183,7 +177,7 @@ def test_what_cannot_be_reached_is_said_in_one_line_at_once(model: Model, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_server_that_never_answers_is_not_waited_for_beyond_what_the_user_set(
+def test_silent_server_is_abandoned_after_the_user_timeout(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"LOW_SPEED_TIME": "1", "MAX_RETRY": "0"}.items():
@@ -195,7 +189,7 @@ def test_a_server_that_never_answers_is_not_waited_for_beyond_what_the_user_set(
         assert time.monotonic() - began < 10
 
 
-def test_what_the_user_set_for_gdal_holds(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gdal_settings_of_the_user_are_kept(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "77")
     found: dict[str, object] = {}
 

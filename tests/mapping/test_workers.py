@@ -1,4 +1,4 @@
-"""Several workers make the map of one process, whatever becomes of them."""
+"""Tests of maps that several workers make."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMAND = (sys.executable, "-m", "talud.cli.main", "predict")
 
 
 def products(folder: Path) -> dict[str, bytes]:
-    """All files of a map but the one that says how long it took."""
+    """Return the files of a map except the one with its timings."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
 
 
@@ -50,7 +50,7 @@ def working(out: Path) -> Path:
 
 
 def tiles(out: Path) -> dict[str, int]:
-    """Name of each finished tile's file → its inode: another one was written again."""
+    """Return the inode of each finished tile's file, which changes if rewritten."""
     try:
         return {entry.name: entry.inode() for entry in os.scandir(working(out) / "tiles")}
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def tiles(out: Path) -> dict[str, int]:
 
 
 def finished(out: Path, number: int, run: subprocess.Popen[str]) -> None:
-    """Wait until so many tiles are finished."""
+    """Wait until a number of tiles is finished."""
     while run.poll() is None and len(tiles(out)) < number:
         time.sleep(0.005)
     assert run.poll() is None, run.communicate()
@@ -72,14 +72,14 @@ def alive(pid: int) -> bool:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The worker processes of a run."""
+    """Return the worker processes of a run."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
     return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def beside_progress(said: str) -> list[str]:
-    """The lines of stderr that do not say how far the work is."""
+    """Return the lines of stderr that are not progress."""
     return [line for line in said.splitlines() if not re.fullmatch(r"mapping: \d+ of \d+ tiles", line)]
 
 
@@ -97,39 +97,37 @@ def starting(model: Path, stack: Path, out: Path, *options: object) -> Iterator[
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 tiles of at most 32 pixels a side."""
+    """Write a stack of 48 tiles of at most 32 pixels a side."""
     values = noise(180, 250)
     values[1, 40:90, 30:150] = np.nan
     return write_stack(tmp_path_factory.mktemp("stack") / "stack.tif", values)
 
 
 @pytest.fixture(scope="module")
-def alone(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("alone") / "map"
+def expected_map(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected_map") / "map"
     assert predict(model, stack, out, MapOptions(tile=32)).tiles == 48
     return products(out)
 
 
-class Big(NamedTuple):
+class LargeRaster(NamedTuple):
     """A raster of 361 tiles, and the files that one process makes of it."""
 
     stack: Path
-    alone: dict[str, bytes]
+    expected_map: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def big(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Big:
-    folder = tmp_path_factory.mktemp("big")
+def large_raster(model: Model, tmp_path_factory: pytest.TempPathFactory) -> LargeRaster:
+    folder = tmp_path_factory.mktemp("large_raster")
     stack = folder / "stack.tif"
     stack.symlink_to(write_stack(folder / "3f2a.tif", noise(600, 600)))  # as DVC can link to its cache
     assert predict(model, stack, folder / "map", MapOptions(tile=32)).tiles == 361
-    return Big(stack, products(folder / "map"))
+    return LargeRaster(stack, products(folder / "map"))
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([8, 32, 64]), st.integers(1, 9), st.integers(0, 10))
-def test_each_missing_tile_is_in_one_shard_and_every_slot_has_some(
-    height: int, width: int, tile: int, slots: int, finished: int
-) -> None:
+def test_shards_contain_each_tile_once(height: int, width: int, tile: int, slots: int, finished: int) -> None:
     missing = list(Tiling.of((height, width), tile, 8, 4))[finished:]
     shards = list(workers._cut_into_shards(missing, slots)) if missing else []
     assert [each for shard in shards for each in shard.tiles] == missing
@@ -139,20 +137,20 @@ def test_each_missing_tile_is_in_one_shard_and_every_slot_has_some(
 
 
 @pytest.mark.parametrize("kind", [error for error in vars(errors).values() if isinstance(error, type)])
-def test_errors_come_whole_over_the_wire(kind: type[TaludError]) -> None:
+def test_errors_survive_pickling(kind: type[TaludError]) -> None:
     sent = pickle.loads(pickle.dumps(kind("what was found, what was expected")))
     assert (type(sent), str(sent)) == (kind, "what was found, what was expected")
 
 
 @pytest.mark.slow
-def test_workers_make_the_files_of_one_process(
-    model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path
+def test_workers_make_identical_files(
+    model: Model, stack: Path, expected_map: dict[str, bytes], tmp_path: Path
 ) -> None:
     told: list[tuple[int, int]] = []
     outcome = predict(
         model, stack, tmp_path / "map", MapOptions(tile=32, workers=3), progress=lambda *now: told.append(now)
     )
-    assert products(tmp_path / "map") == alone
+    assert products(tmp_path / "map") == expected_map
     assert told == sorted(told)
     assert (told[-1], len(told), outcome.taken_over) == ((48, 48), 12, 0)
     assert json.loads((tmp_path / "map/timings.json").read_text())["workers"] == 3
@@ -160,10 +158,13 @@ def test_workers_make_the_files_of_one_process(
 
 
 @pytest.mark.slow
-def test_a_worker_opens_the_raster_once_for_all_its_shards(
-    model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_worker_opens_the_raster_once_for_all_shards(
+    model: Model, stack: Path, expected_map: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a server, and what GDAL keeps of it is dropped with the last opening: each fetches the header anew."""
+    """The raster is on a server, and GDAL's cache is dropped when it is closed.
+
+    Each opening therefore fetches the header again.
+    """
     monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
     told: list[int] = []
     with run_range_server(stack, tmp_path / "control") as server:
@@ -176,10 +177,10 @@ def test_a_worker_opens_the_raster_once_for_all_its_shards(
     assert len(headers) == 3  # by this process and each worker
     rasters = {"probability.tif", "landslides.tif"}
     found = products(tmp_path / "map")
-    assert all(found[name] == alone[name] for name in rasters)
+    assert all(found[name] == expected_map[name] for name in rasters)
 
 
-def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
+def test_worker_retries_opening_the_raster_and_closes_it(
     model: Model, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
@@ -200,7 +201,7 @@ def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
 
 
 @pytest.mark.slow
-def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+def test_script_without_a_main_guard_gets_an_explanation(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom talud import load_model\nfrom talud.errors import ClusterError\n"
@@ -217,17 +218,19 @@ def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, t
 
 
 @pytest.mark.slow
-def test_threads_change_no_bit(tiny_model: Path, stack: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_number_of_threads_changes_no_bit(
+    tiny_model: Path, stack: Path, expected_map: dict[str, bytes], tmp_path: Path
+) -> None:
     for threads in (1, 3):
         model = Model.load(tiny_model, threads=threads)
         assert model._session.get_session_options().intra_op_num_threads == threads
         predict(model, stack, tmp_path / "map", MapOptions(tile=32))
-        assert products(tmp_path / "map") == alone
+        assert products(tmp_path / "map") == expected_map
 
 
 @pytest.mark.slow
-def test_a_map_goes_on_with_another_number_of_workers(
-    model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_map_resumes_with_another_number_of_workers(
+    model: Model, stack: Path, expected_map: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -247,10 +250,10 @@ def test_a_map_goes_on_with_another_number_of_workers(
     second = tiles(out)
     assert first.items() < second.items()
     assert predict(model, stack, out, MapOptions(tile=32, workers=1)).taken_over == len(second)
-    assert products(out) == alone
+    assert products(out) == expected_map
 
 
-def test_a_worker_that_outlives_its_run_finishes_nothing_of_the_next(model: Model, stack: Path, tmp_path: Path) -> None:
+def test_orphaned_worker_finishes_no_tile_of_the_next_run(model: Model, stack: Path, tmp_path: Path) -> None:
     out, tiling = tmp_path / "map", model.tiling((180, 250), 32)
     first, second, *_ = tiling
     with open_stack(stack, model.contract) as reader:
@@ -268,8 +271,8 @@ def test_a_worker_that_outlives_its_run_finishes_nothing_of_the_next(model: Mode
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, 2])
-def test_a_damaged_raster_stops_the_run_which_says_where(model: Model, tmp_path: Path, workers: int | None) -> None:
-    """One block of one band is; the header and the overviews, which are looked at first, are not."""
+def test_damaged_raster_stops_the_run_with_its_location(model: Model, tmp_path: Path, workers: int | None) -> None:
+    """One block of one band is damaged; header and overviews are not."""
     raster = write_stack(tmp_path / "damaged.tif", noise(2100, 2100))
     with rasterio.open(raster) as dataset:
         offset = int(dataset.get_tag_item("BLOCK_OFFSET_3_3", "TIFF", bidx=1))
@@ -286,14 +289,14 @@ def test_a_damaged_raster_stops_the_run_which_says_where(model: Model, tmp_path:
     assert not (tmp_path / "map").exists()
 
 
-def test_no_workers_are_none(model: Model, stack: Path, tmp_path: Path) -> None:
+def test_invalid_number_of_workers_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="the number of workers is 0; it must be at least 1"):
         predict(model, stack, tmp_path / "map", MapOptions(workers=0))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_without_dask_one_line_names_the_extra(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+def test_missing_dask_is_one_line_that_names_the_extra(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['distributed'] = None; from talud.cli.main import main; main()"
     command = [sys.executable, "-c", code, "predict", tiny_model, stack, "--out", tmp_path / "map", "--workers", "2"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -303,10 +306,10 @@ def test_without_dask_one_line_names_the_extra(tiny_model: Path, stack: Path, tm
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_what_it_had_not_finished(tiny_model: Path, big: Big, tmp_path: Path) -> None:
+def test_killed_worker_loses_only_unfinished_tiles(tiny_model: Path, large_raster: LargeRaster, tmp_path: Path) -> None:
     out, kills = tmp_path / "map", 0
     seen: dict[str, int] = {}
-    with starting(tiny_model, big.stack, out, "--workers", 2) as run:
+    with starting(tiny_model, large_raster.stack, out, "--workers", 2) as run:
         finished(out, 50, run)
         while run.poll() is None:
             now = tiles(out)
@@ -318,17 +321,17 @@ def test_a_killed_worker_costs_what_it_had_not_finished(tiny_model: Path, big: B
             time.sleep(0.01)
         complained = beside_progress(run.communicate()[1])
     assert (run.returncode, complained, kills) == (0, [], 2)
-    assert products(out) == big.alone
+    assert products(out) == large_raster.expected_map
     assert not working(out).exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("others", [0, 3])
-def test_workers_die_with_their_parent_and_another_run_goes_on(
-    tiny_model: Path, big: Big, tmp_path: Path, others: int
+def test_workers_end_with_their_parent_and_the_run_resumes(
+    tiny_model: Path, large_raster: LargeRaster, tmp_path: Path, others: int
 ) -> None:
     out = tmp_path / "map"
-    with starting(tiny_model, big.stack, out, "--workers", 2) as run:
+    with starting(tiny_model, large_raster.stack, out, "--workers", 2) as run:
         finished(out, 60, run)
         workers = workers_of(run.pid)
         assert len(workers) == 2
@@ -339,18 +342,18 @@ def test_workers_die_with_their_parent_and_another_run_goes_on(
             assert time.monotonic() < limit
             time.sleep(0.05)
     kept = len(tiles(out))
-    with starting(tiny_model, big.stack, out, *(["--workers", others] if others else [])) as run:
+    with starting(tiny_model, large_raster.stack, out, *(["--workers", others] if others else [])) as run:
         said, complained = run.communicate()
     assert (run.returncode, beside_progress(complained)) == (0, [])
     assert f"resumed with {kept} of " in said
-    assert products(out) == big.alone
+    assert products(out) == large_raster.expected_map
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_quietly_with_all_workers(tiny_model: Path, big: Big, tmp_path: Path) -> None:
-    """As a terminal sends it: to all processes of the group."""
+def test_ctrl_c_stops_all_workers_quietly(tiny_model: Path, large_raster: LargeRaster, tmp_path: Path) -> None:
+    """A terminal sends the signal to all processes of the group."""
     out = tmp_path / "map"
-    with starting(tiny_model, big.stack, out, "--workers", 2) as run:
+    with starting(tiny_model, large_raster.stack, out, "--workers", 2) as run:
         finished(out, 10, run)
         workers = workers_of(run.pid)
         os.killpg(run.pid, signal.SIGINT)
@@ -365,25 +368,27 @@ def test_ctrl_c_ends_quietly_with_all_workers(tiny_model: Path, big: Big, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_cluster_makes_the_files_of_one_process_even_if_it_loses_a_worker(
-    tiny_model: Path, big: Big, tmp_path: Path
+def test_cluster_that_loses_a_worker_makes_identical_files(
+    tiny_model: Path, large_raster: LargeRaster, tmp_path: Path
 ) -> None:
     out = tmp_path / "map"
-    place = os.path.relpath(big.stack)  # from here; the workers run elsewhere
+    place = os.path.relpath(large_raster.stack)  # from here; the workers run elsewhere
     with run_dask_cluster(tmp_path / "cluster", {}, {}) as (address, pids):
         with starting(tiny_model, Path(place), out, "--scheduler", address) as run:
             finished(out, 100, run)
             os.kill(pids[1], signal.SIGKILL)
             assert (beside_progress(run.communicate()[1]), run.returncode) == ([], 0)
-        assert products(out) == big.alone
+        assert products(out) == large_raster.expected_map
 
 
 @pytest.mark.slow
-def test_a_lost_scheduler_is_one_line_and_tiles_are_kept(tiny_model: Path, big: Big, tmp_path: Path) -> None:
+def test_lost_scheduler_is_one_line_and_tiles_are_kept(
+    tiny_model: Path, large_raster: LargeRaster, tmp_path: Path
+) -> None:
     out = tmp_path / "map"
     with (
         run_dask_cluster(tmp_path / "cluster", {}) as (address, pids),
-        starting(tiny_model, big.stack, out, "--scheduler", address) as run,
+        starting(tiny_model, large_raster.stack, out, "--scheduler", address) as run,
     ):
         finished(out, 50, run)
         os.kill(pids[0], signal.SIGKILL)
@@ -395,7 +400,7 @@ def test_a_lost_scheduler_is_one_line_and_tiles_are_kept(tiny_model: Path, big: 
 
 
 @pytest.mark.slow
-def test_a_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
+def test_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
     metadata = tmp_path / "other/talud-99.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: talud\nVersion: 99\n")
@@ -412,9 +417,7 @@ def test_a_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("answers", ["nobody", "another", "no workers"])
-def test_a_scheduler_that_cannot_be_used_is_one_line_in_seconds(
-    model: Model, stack: Path, tmp_path: Path, answers: str
-) -> None:
+def test_unusable_scheduler_is_reported_in_seconds(model: Model, stack: Path, tmp_path: Path, answers: str) -> None:
     begun = time.monotonic()
 
     def said(address: str) -> str:
@@ -442,8 +445,8 @@ def test_a_scheduler_that_cannot_be_used_is_one_line_in_seconds(
 
 
 @pytest.mark.slow
-def test_a_disk_that_workers_do_not_share_is_named(model: Model, stack: Path, tmp_path: Path) -> None:
-    """The worker sees another, empty disk where the map's folder is to lie."""
+def test_disk_that_workers_do_not_share_is_named(model: Model, stack: Path, tmp_path: Path) -> None:
+    """The worker sees another, empty disk at the location of the map's folder."""
     out = tmp_path / "disk/map"
     out.parent.mkdir()
     hide = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {out.parent} && exec "$@"', "sh")
