@@ -52,7 +52,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         OutputError: the folder holds other files.
     """
-    source_files.check_output_folder(folder, FILES, (), ours=_is_sample(folder))
+    source_files.check_output_folder(folder, FILES, (), replaceable=_is_sample(folder))
 
 
 def _is_sample(folder: Path) -> bool:

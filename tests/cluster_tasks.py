@@ -13,8 +13,8 @@ from talud.errors import StudyError
 
 def record_start(path: Path, send: SendMessage) -> int:
     """Append the process id to a file, send it, and return it."""
-    with path.open("a") as beginnings:
-        beginnings.write(f"{os.getpid()}\n")
+    with path.open("a") as starts:
+        starts.write(f"{os.getpid()}\n")
     send(["started", os.getpid()])
     return os.getpid()
 

@@ -23,7 +23,7 @@ import uvicorn
 from talud.registry import ModelVersion, Store
 
 EXECUTION = "/processes/map-landslides/execution"
-TIMEOUT_SECONDS = 90  # seconds
+TIMEOUT_SECONDS = 90
 
 Found = TypeVar("Found")
 
@@ -46,11 +46,11 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def wait_for(look: Callable[[], Found], what: str) -> Found:
+def wait_for(poll: Callable[[], Found], what: str) -> Found:
     """Poll a function until its result is true; return the result."""
     end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
-        if found := look():
+        if found := poll():
             return found
         time.sleep(0.05)
     raise TimeoutError(what)

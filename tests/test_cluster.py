@@ -20,48 +20,48 @@ from talud.errors import ClusterError, StudyError
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Yield two worker processes with an environment variable each."""
     with open_cluster(2, tmp_path_factory.mktemp("dask"), {"TALUD_TEST": "given"}) as workers:
         yield workers
 
 
 @pytest.mark.slow
-def test_workers_have_their_environment_and_run_one_task_each(two: Cluster) -> None:
-    done = list(run_tasks(cluster_tasks.read_variable, ["TALUD_TEST"] * 4, two))
+def test_workers_have_their_environment_and_run_one_task_each(two_workers: Cluster) -> None:
+    done = list(run_tasks(cluster_tasks.read_variable, ["TALUD_TEST"] * 4, two_workers))
     assert [task for task, _ in done] == ["TALUD_TEST"] * 4
     assert {value for _, (_, value) in done} == {"given"}
-    assert len({pid for _, (pid, _) in done}) == two.count_slots() == 2
+    assert len({pid for _, (pid, _) in done}) == two_workers.count_slots() == 2
     assert "TALUD_TEST" not in os.environ
-    assert list(run_tasks(cluster_tasks.read_variable, [], two)) == []
+    assert list(run_tasks(cluster_tasks.read_variable, [], two_workers)) == []
 
 
-def test_task_returns_once_if_a_worker_is_killed(two: Cluster, tmp_path: Path) -> None:
+def test_task_returns_once_if_a_worker_is_killed(two_workers: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / str(number) for number in range(6)]
     killed: dict[Path, int] = {}
-    told: list[tuple[Path, str]] = []
+    messages: list[tuple[Path, str]] = []
 
     def on_message(task: Path, message: Any) -> None:
-        told.append((task, message[0]))
-        if not killed and message[0] == "started" and len(told) > 3:  # it has done another one, and is at this one
+        messages.append((task, message[0]))
+        if not killed and message[0] == "started" and len(messages) > 3:  # the worker has finished a task before
             killed[task] = message[1]
             os.kill(message[1], signal.SIGKILL)
         else:
             cluster_tasks.release_file(task).touch()
 
-    done = list(run_tasks(cluster_tasks.wait_for_release, tasks, two, on_message))
+    done = list(run_tasks(cluster_tasks.wait_for_release, tasks, two_workers, on_message))
     assert sorted(task for task, _ in done) == tasks
     assert all(dict(done)[task] != pid for task, pid in killed.items())
     assert len(killed) == 1
-    begun = {task: len(task.read_text().splitlines()) for task in tasks}
-    assert begun == {task: 1 + (task in killed) for task in tasks}
-    assert set(told) == {(task, what) for task in tasks for what in ("started", "ends")}
+    starts = {task: len(task.read_text().splitlines()) for task in tasks}
+    assert starts == {task: 1 + (task in killed) for task in tasks}
+    assert set(messages) == {(task, what) for task in tasks for what in ("started", "ends")}
 
 
 @pytest.mark.slow
-def test_task_that_kills_its_workers_is_lost_without_the_others(two: Cluster, tmp_path: Path) -> None:
+def test_task_that_kills_its_workers_is_lost_without_the_others(two_workers: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("deadly", "one", "two", "three", "four")]
-    done = dict(run_tasks(cluster_tasks.die, tasks, two))
+    done = dict(run_tasks(cluster_tasks.die, tasks, two_workers))
     assert done.pop(tasks[0]) == LostTask(3)
     assert set(done) == set(tasks[1:])
     assert all(isinstance(pid, int) for pid in done.values())
@@ -69,17 +69,17 @@ def test_task_that_kills_its_workers_is_lost_without_the_others(two: Cluster, tm
 
 
 @pytest.mark.slow
-def test_error_of_a_task_is_raised_and_cancels_the_others(two: Cluster, tmp_path: Path) -> None:
+def test_error_of_a_task_is_raised_and_cancels_the_others(two_workers: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("failing", "stopped", "never")]
-    with pytest.raises(StudyError, match=r"^no such luck$"):
-        list(run_tasks(cluster_tasks.fail, tasks, two))
-    until(tasks[1].exists)
+    with pytest.raises(StudyError, match=r"^failed on purpose$"):
+        list(run_tasks(cluster_tasks.fail, tasks, two_workers))
+    wait_until(tasks[1].exists)
     assert not tasks[2].exists()
-    assert len(list(run_tasks(cluster_tasks.read_variable, ["HOME"], two))) == 1  # the workers serve on
+    assert len(list(run_tasks(cluster_tasks.read_variable, ["HOME"], two_workers))) == 1  # the workers still run
 
 
 @pytest.mark.parametrize(
-    ("there", "chosen", "visible"),
+    ("uuids", "chosen", "visible"),
     [
         ((), None, ()),
         ((), "", ()),
@@ -93,14 +93,14 @@ def test_error_of_a_task_is_raised_and_cancels_the_others(two: Cluster, tmp_path
     ],
 )
 def test_visible_gpus_follow_cuda_visible_devices(
-    there: tuple[str, ...], chosen: str | None, visible: tuple[str]
+    uuids: tuple[str, ...], chosen: str | None, visible: tuple[str]
 ) -> None:
-    assert talud_cluster._visible(there, chosen, "here") == visible
+    assert talud_cluster._visible(uuids, chosen, "here") == visible
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "workers", "said"),
+    ("options", "workers", "message"),
     [
         (("--nthreads", "2"), [{}], "would run 2 trials in one process, but each needs its own; start it with"),
         (
@@ -111,11 +111,11 @@ def test_visible_gpus_follow_cuda_visible_devices(
     ],
 )
 def test_shared_workers_and_gpus_are_refused(
-    tmp_path: Path, options: tuple[str, ...], workers: list[dict[str, str]], said: str
+    tmp_path: Path, options: tuple[str, ...], workers: list[dict[str, str]], message: str
 ) -> None:
     with run_dask_cluster(tmp_path / "cluster", *workers, options=options) as (address, _):
-        with pytest.raises(ClusterError, match=said) as caught, open_cluster(address, tmp_path, {}) as found:
-            joined(found, len(workers))
+        with pytest.raises(ClusterError, match=message) as caught, open_cluster(address, tmp_path, {}) as found:
+            wait_for_slots(found, len(workers))
         assert "\n" not in str(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_trial_takes_a_gpu_of_a_cluster(tmp_path: Path) -> None:
         run_dask_cluster(tmp_path / "cluster", *own, options=options) as (address, _),
         open_cluster(address, tmp_path, {}) as found,
     ):
-        joined(found, 2)
+        wait_for_slots(found, 2)
         assert found.resource == "GPU"
         done = list(run_tasks(cluster_tasks.read_variable, ["CUDA_VISIBLE_DEVICES"] * 4, found))
     assert len({pid for _, (pid, _) in done}) == 2
@@ -152,27 +152,29 @@ def test_lost_scheduler_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_disconnected_worker_is_ignored_by_the_release_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")  # how long the scheduler tries to reach it
+    monkeypatch.setenv(
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s"
+    )  # limits the scheduler's attempts to reach the worker
     with (
         run_dask_cluster(tmp_path / "cluster", {}, {}) as (address, pids),
         open_cluster(address, tmp_path, {}) as found,
     ):
-        joined(found, 2)
-        ours = found.client.run(os.getpid)
-        (gone,) = [worker for worker, pid in ours.items() if pid == pids[1]]
+        wait_for_slots(found, 2)
+        pid_by_worker = found.client.run(os.getpid)
+        (gone,) = [worker for worker, pid in pid_by_worker.items() if pid == pids[1]]
         os.kill(pids[1], signal.SIGKILL)
-        until(lambda: len(found.client.nthreads()) == 1)
+        wait_until(lambda: len(found.client.nthreads()) == 1)
         check_release(found.client, [gone])
         assert [pid for _, (pid, _) in run_tasks(cluster_tasks.read_variable, ["HOME"], found)] == [pids[2]]
 
 
-def joined(found: Cluster, number: int) -> None:
-    until(lambda: found.count_slots() == number)
+def wait_for_slots(found: Cluster, number: int) -> None:
+    wait_until(lambda: found.count_slots() == number)
 
 
-def until(happened: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds; fail after a time limit."""
     limit = time.monotonic() + 120
-    while not happened():
+    while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)

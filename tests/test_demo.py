@@ -1,4 +1,7 @@
-"""What a newcomer has after `make demo` in a fresh clone. All tests share one run, in the order given here."""
+"""Tests of the results of `make demo` in a fresh clone.
+
+All tests share one run, in the order given here.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ BAND_SETS = ("3band", "5band", "7band")
 
 
 def running(output: str) -> set[str]:
-    """The stages that a `dvc repro` ran."""
+    """Return the stages that a `dvc repro` ran."""
     return set(re.findall(r"Running stage '([^']+)'", output))
 
 
-def test_it_says_where_the_results_lie_and_they_lie_there(demo: Demo) -> None:
+def test_demo_prints_the_paths_of_its_results(demo: Demo) -> None:
     assert "reports/index.html" in demo.output
     assert "talud ui" in demo.output
     assert (demo.root / "reports" / "index.html").stat().st_size > 100_000
@@ -43,14 +46,14 @@ def test_it_says_where_the_results_lie_and_they_lie_there(demo: Demo) -> None:
         }
 
 
-def test_a_second_run_does_nothing(demo: Demo) -> None:
+def test_second_demo_run_does_nothing(demo: Demo) -> None:
     result = demo.run("make demo")
     assert result.returncode == 0, result.stderr
     assert not running(result.stdout)
 
 
 @pytest.mark.parametrize("band_set", BAND_SETS)
-def test_the_champion_maps_the_new_basin_as_the_pipeline_did(demo: Demo, band_set: str, tmp_path: Path) -> None:
+def test_champion_gives_the_same_map_as_the_pipeline(demo: Demo, band_set: str, tmp_path: Path) -> None:
     uri = f"models:/landslide-unet-{band_set}@champion"
     result = demo.run(f"talud predict {uri} stacks/synthetic_liboriana.tif --out {tmp_path}/map")
     assert result.returncode == 0, result.stderr
@@ -67,7 +70,7 @@ def test_the_champion_maps_the_new_basin_as_the_pipeline_did(demo: Demo, band_se
     assert len(gpd.read_file(tmp_path / "map" / "landslides.gpkg", layer="landslides")) > 10
 
 
-def test_more_bands_than_colours_find_more_than_chance(demo: Demo) -> None:
+def test_models_of_more_than_three_bands_have_skill(demo: Demo) -> None:
     for band_set in BAND_SETS:
         scores = json.loads((demo.root / "evaluation" / f"{band_set}.scores.json").read_text())
         transfer = scores["areas"]["synthetic_liboriana"]
@@ -76,7 +79,7 @@ def test_more_bands_than_colours_find_more_than_chance(demo: Demo) -> None:
         assert transfer["f1"] > 2 * everything
 
 
-def test_metrics_and_plots_are_dvc_ones(demo: Demo) -> None:
+def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
     shown = demo.run("dvc metrics show --json")
     (found,) = json.loads(shown.stdout).values()
     scores = {"f1", "precision", "recall"}
@@ -98,7 +101,7 @@ def test_documented_commands_run(demo: Demo) -> None:
         assert result.returncode == 0, f"{block.page}:{block.line}: {result.stderr}"
 
 
-def test_only_the_chosen_search_and_versions_set_off_a_training(demo: Demo) -> None:
+def test_training_depends_only_on_its_search_and_versions(demo: Demo) -> None:
     trainings = {f"train@{band_set}" for band_set in BAND_SETS}
     for file, change, expected in (
         (demo.root / "params.yaml", ("epochs: 150", "epochs: 151"), set()),
@@ -113,7 +116,7 @@ def test_only_the_chosen_search_and_versions_set_off_a_training(demo: Demo) -> N
         assert trainings & set(changed) == expected
 
 
-def test_register_is_stale_after_a_change_of_the_gate_alone(demo: Demo) -> None:
+def test_changed_gate_makes_only_register_stale(demo: Demo) -> None:
     registrations = {f"register@{band_set}" for band_set in BAND_SETS}
     path = demo.root / "params.yaml"
     before = path.read_text()
@@ -129,7 +132,7 @@ def test_register_is_stale_after_a_change_of_the_gate_alone(demo: Demo) -> None:
         assert registrations & set(changed) == expected
 
 
-def test_a_changed_inventory_of_the_transfer_area_trains_nothing(demo: Demo) -> None:
+def test_changed_transfer_inventory_triggers_no_training(demo: Demo) -> None:
     path = demo.root / "data" / "synthetic_liboriana" / "inventory.gpkg"
     inventory = gpd.read_file(path)
     path.unlink()
@@ -144,7 +147,7 @@ def test_a_changed_inventory_of_the_transfer_area_trains_nothing(demo: Demo) -> 
     assert "epochs" not in result.stdout
 
 
-def test_a_wiped_store_gets_back_what_dvc_has(demo: Demo) -> None:
+def test_deleted_store_is_restored_from_dvc_outputs(demo: Demo) -> None:
     (demo.root / "mlflow.db").unlink()
     shutil.rmtree(demo.root / "mlartifacts")
     result = demo.run("talud register")
@@ -154,7 +157,7 @@ def test_a_wiped_store_gets_back_what_dvc_has(demo: Demo) -> None:
         assert (registration["version"], registration["alias"]) == ("1", "champion")
 
 
-def test_a_store_that_was_copied_with_its_project_is_noticed(demo: Demo, tmp_path: Path) -> None:
+def test_store_copied_with_its_project_is_detected(demo: Demo, tmp_path: Path) -> None:
     shutil.copytree(demo.root, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns(".venv", ".dvc", "data"))
     command = "talud predict models:/landslide-unet-3band@champion stacks/synthetic_liboriana.tif --out maps"
     result = demo.run(f"cd {tmp_path}/copy && {command}")

@@ -168,7 +168,7 @@ def test_modules_and_names_that_pages_mention_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}:{block.line}")
-def test_command_block_is_run_or_says_why_not(block: Block) -> None:
+def test_command_block_is_run_or_states_the_reason(block: Block) -> None:
     assert block.language, "state the language of the block: sh, console, python, yaml or text"
     if block.language not in COMMANDS:
         assert block.test is None

@@ -46,7 +46,7 @@ def kashmir(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
     return root
 
 
-def test_every_stage_leaves_its_result(kashmir: Path) -> None:
+def test_every_stage_has_its_result(kashmir: Path) -> None:
     scores = json.loads((kashmir / "evaluation" / "terrain.scores.json").read_text())
     transfer = scores["areas"]["kashmir_east"]
     share = (transfer["tp"] + transfer["fn"]) / sum(transfer[count] for count in ("tp", "fp", "fn", "tn"))
@@ -56,7 +56,7 @@ def test_every_stage_leaves_its_result(kashmir: Path) -> None:
     assert (registration["name"], registration["alias"]) == ("landslide-unet-terrain", "champion")
 
 
-def test_the_polygons_open_in_ogr(kashmir: Path) -> None:
+def test_polygons_open_in_ogr(kashmir: Path) -> None:
     path = kashmir / "predictions" / "terrain" / "kashmir_east" / "landslides.gpkg"
     layers = dict(pyogrio.list_layers(path))
     assert set(layers) >= {"landslides", "not_mapped"}

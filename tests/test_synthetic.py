@@ -1,4 +1,4 @@
-"""The sample basins: made alike each time, and like the mountains that they stand for."""
+"""Tests of the synthetic sample basins: reproducible and realistic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEED = 7
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a person does, in the root of the repository."""
+    """Run the command in the root of the repository."""
     command = [sys.executable, "-m", "synthetic", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -58,20 +58,20 @@ def burnt(basin: Basin, polygons: tuple[shapely.Polygon, ...]) -> NDArray[np.boo
 
 
 @pytest.mark.slow
-def test_the_same_seed_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
     again = storage.write(make_basin(ARGELIA, SEED, SIZE), tmp_path)
     assert [md5(path) for path in again] == [md5(folder / path.name) for path in again]
 
 
 @pytest.mark.slow
-def test_another_seed_makes_another_basin() -> None:
+def test_other_seed_gives_another_basin() -> None:
     other = make_basin(ARGELIA, SEED + 1, 40)
     same = make_basin(ARGELIA, SEED, 40)
     assert not np.array_equal(other.dtm, same.dtm)
     assert not np.array_equal(other.optical, same.optical)
 
 
-def test_every_file_says_that_it_is_synthetic(folder: Path) -> None:
+def test_every_file_states_that_it_is_synthetic(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(storage.FILES)
     for path in folder.glob("*.tif"):
         with rasterio.open(path) as dataset:
@@ -81,7 +81,7 @@ def test_every_file_says_that_it_is_synthetic(folder: Path) -> None:
         assert geopandas.read_file(path)["source"].str.startswith("synthetic").all()
 
 
-def test_the_rasters_hold_physical_values_with_scale_and_unit(folder: Path, argelia: Basin) -> None:
+def test_rasters_have_physical_values_with_scale_and_unit(folder: Path, argelia: Basin) -> None:
     expected = {"optical": "reflectance", "dtm": "m", "sar_pre": "amplitude", "sar_post": "amplitude"}
     values = {}
     for name, unit in expected.items():
@@ -97,7 +97,7 @@ def test_the_rasters_hold_physical_values_with_scale_and_unit(folder: Path, arge
     assert -12 < 20 * np.log10(np.median(values["sar_pre"])) < -5  # dB: forest
 
 
-def test_landslides_begin_on_steep_ground_and_run_downhill(argelia: Basin, liboriana: Basin) -> None:
+def test_landslides_start_on_steep_slopes_and_run_downhill(argelia: Basin, liboriana: Basin) -> None:
     for basin in (argelia, liboriana):
         assert 0.01 < np.mean(basin.landslides.label > 0) < 0.08
         for slide in basin.landslides.slides:
@@ -111,7 +111,7 @@ def test_landslides_begin_on_steep_ground_and_run_downhill(argelia: Basin, libor
         assert np.median(heads - toes) > 50
 
 
-def test_the_inventory_is_drawn_well_but_not_perfectly(argelia: Basin, liboriana: Basin) -> None:
+def test_inventory_is_accurate_but_not_perfect(argelia: Basin, liboriana: Basin) -> None:
     for basin in (argelia, liboriana):
         assert all(polygon.is_valid and not polygon.is_empty for polygon in basin.inventory)
         drawn, true = burnt(basin, basin.inventory), basin.landslides.label > 0
@@ -119,7 +119,7 @@ def test_the_inventory_is_drawn_well_but_not_perfectly(argelia: Basin, liboriana
         assert 0.75 < f1 < 0.98
 
 
-def test_clouds_hide_little_of_the_training_basin_and_much_of_the_other(argelia: Basin, liboriana: Basin) -> None:
+def test_clouds_cover_little_of_the_training_basin_only(argelia: Basin, liboriana: Basin) -> None:
     few, many = burnt(argelia, argelia.cloud), burnt(liboriana, liboriana.cloud)
     assert few.mean() < 0.06
     assert 0.15 < many.mean() < 0.30
@@ -129,7 +129,7 @@ def test_clouds_hide_little_of_the_training_basin_and_much_of_the_other(argelia:
     assert np.mean(many[thick]) > 0.9  # what is seen as cloud is outlined
 
 
-def test_cloud_shadows_lie_away_from_the_sun(liboriana: Basin) -> None:
+def test_cloud_shadows_are_opposite_the_sun(liboriana: Basin) -> None:
     cover, shadow = liboriana.clouds.cover, liboriana.clouds.shadow
     # The sun stands in the north-east, so a shadow lies south-west of its cloud.
     shift = round(900 / np.tan(np.radians(46)) / 12.5)
@@ -146,7 +146,7 @@ def test_slopes_that_face_the_sun_are_bright(argelia: Basin) -> None:
     assert np.median(green[clear & (toward > 0.4)]) > 1.5 * np.median(green[clear & (toward < -0.4)])
 
 
-def test_landslides_lower_vv_and_slopes_that_face_the_radar_are_bright(argelia: Basin) -> None:
+def test_vv_is_low_on_landslides_and_high_facing_the_radar(argelia: Basin) -> None:
     before, after = (20 * np.log10(scene * 0.01) for scene in (argelia.sar_pre, argelia.sar_post))
     fresh = argelia.landslides.label > 0
     fall = np.mean((after - before)[fresh]) - np.mean((after - before)[~fresh])
@@ -156,7 +156,7 @@ def test_landslides_lower_vv_and_slopes_that_face_the_radar_are_bright(argelia: 
     assert np.mean(before[toward > 0.4]) > np.mean(before[toward < -0.4]) + 4
 
 
-def test_speckle_is_that_of_one_look() -> None:
+def test_speckle_has_single_look_statistics() -> None:
     from synthetic import radar
 
     counts = radar._speckle(np.full((400, 400), -7.0), np.random.default_rng(1))
@@ -177,7 +177,7 @@ def test_bare_fields_and_river_beds_are_as_bright_as_landslides(argelia: Basin) 
     assert bright.sum() > 0.3 * fresh.sum()  # a threshold on red alone finds as many look-alikes
 
 
-def test_water_on_a_tilted_plane_runs_straight_down() -> None:
+def test_drainage_of_a_tilted_plane_is_straight() -> None:
     plane = np.repeat(np.arange(20.0)[:, None], 12, axis=1)
     drainage = Drainage.from_elevation(plane, 10.0)
     inner = drainage.receiver.reshape(plane.shape)[1:-1, 1:-1]
@@ -185,7 +185,7 @@ def test_water_on_a_tilted_plane_runs_straight_down() -> None:
     assert np.array_equal(drainage.accumulate()[1:-1, 1:-1], np.repeat(np.arange(18, 0, -1.0)[:, None], 10, axis=1))
 
 
-def test_a_sink_drains_over_its_lowest_pass() -> None:
+def test_sink_drains_over_its_lowest_pass() -> None:
     bowl = np.full((9, 9), 5.0)
     bowl[2:7, 2:7] = 1.0 + 0.01 * np.arange(25).reshape(5, 5)
     bowl[0], bowl[-1], bowl[:, 0], bowl[:, -1] = 9, 9, 9, 9
@@ -204,7 +204,7 @@ def test_all_water_leaves_over_the_border(argelia: Basin) -> None:
     assert not outlets[1:-1, 1:-1].any()
 
 
-def test_the_basins_differ(argelia: Basin, liboriana: Basin) -> None:
+def test_basins_differ(argelia: Basin, liboriana: Basin) -> None:
     def median_area(basin: Basin) -> float:
         return float(np.median([slide.rows.size for slide in basin.landslides.slides]))
 
@@ -215,7 +215,7 @@ def test_the_basins_differ(argelia: Basin, liboriana: Basin) -> None:
     assert blue[1] > 1.3 * blue[0]  # haze
 
 
-def test_a_file_in_the_way_is_an_error_and_stays(argelia: Basin, tmp_path: Path) -> None:
+def test_existing_file_is_an_error_and_is_kept(argelia: Basin, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("mine")
     with pytest.raises(OutputError, match="data"):
         storage.write(argelia, tmp_path / "data")
@@ -223,7 +223,7 @@ def test_a_file_in_the_way_is_an_error_and_stays(argelia: Basin, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--seed", "-1"), ("--seed", "1.5"), ("--out", ""), ("--out", " ")])
-def test_the_command_refuses_wrong_arguments(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_refuses_invalid_arguments(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([option, value])
     assert stopped.value.code == 2
@@ -231,7 +231,7 @@ def test_the_command_refuses_wrong_arguments(option: str, value: str, capsys: py
 
 
 @pytest.mark.slow
-def test_the_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> None:
+def test_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> None:
     folder = tmp_path / ARGELIA.name
     folder.mkdir()
     (folder / "inventory.gpkg").write_bytes(b"mine")
@@ -242,7 +242,7 @@ def test_the_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_command_writes_both_basins_small_enough_for_a_repository(tmp_path: Path) -> None:
+def test_command_writes_small_files_of_both_basins(tmp_path: Path) -> None:
     result = run("--out", str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

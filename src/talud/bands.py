@@ -42,7 +42,7 @@ TERRAIN_BANDS = (
     # Stored per 100 m, so that values are of order one; a 12.5 m grid cannot represent values outside this range.
     Band("curvature", Group.TERRAIN, "1/100m", -100.0, 100.0),
 )
-# Without unit and range: a stack in amplitude states its own unit, and the contract its own range.
+# Unit and range are open: a stack is in dB or amplitude, and states its unit.
 SAR_BANDS = tuple(
     Band(f"{polarisation}_{time}", Group.SAR) for polarisation in ("vv", "vh") for time in ("pre", "post")
 )

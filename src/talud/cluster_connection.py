@@ -93,16 +93,16 @@ def check_release(client: Client, workers: Sequence[str] | None = None) -> None:
         ClusterError: One of them runs another release, or has no talud.
     """
     found: dict[str, object] = client.run(version, "talud", workers=workers, on_error="return")
-    found = {f"worker {address}": theirs for address, theirs in found.items() if not isinstance(theirs, OSError)}
+    found = {f"worker {address}": release for address, release in found.items() if not isinstance(release, OSError)}
     try:
         # The scheduler deserialises objects of talud, so it needs the same release.
         found["the scheduler"] = client.run_on_scheduler(version, "talud")
     except PackageNotFoundError as error:
         found["the scheduler"] = error
     here = version("talud")
-    for name, theirs in found.items():
-        if theirs != here:
-            has = f"talud {theirs}" if isinstance(theirs, str) else "no talud"
+    for name, release in found.items():
+        if release != here:
+            has = f"talud {release}" if isinstance(release, str) else "no talud"
             raise ClusterError(f"{name} has {has}, but this process has {here}; install the same version")
 
 

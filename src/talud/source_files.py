@@ -275,7 +275,7 @@ def check_not_input(out: Path, inputs: Iterable[Path]) -> None:
 
 
 def check_output_folder(
-    out: Path, names: Iterable[str], inputs: Iterable[str | Path], *, ours: bool, kept: tuple[str, ...] = ()
+    out: Path, names: Iterable[str], inputs: Iterable[str | Path], *, replaceable: bool, kept: tuple[str, ...] = ()
 ) -> None:
     """Check that a command can write into a folder.
 
@@ -287,7 +287,7 @@ def check_output_folder(
         out: path of the folder.
         names: names of the files that the command writes there.
         inputs: inputs of the command, as in `check_output_file`.
-        ours: whether the folder holds earlier results of the command, which may be replaced.
+        replaceable: true if files of these names are earlier results of the command.
         kept: names of inputs that may be in the folder, with their sidecar files, because the command put them there
             and writes none of them.
 
@@ -306,13 +306,13 @@ def check_output_folder(
                 raise OutputError(f"{out}: contains {part}, which is one of the inputs; choose another folder")
             for name in names:
                 check_not_input(out / name, [part])
-    there = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
-    if there and not ours:
+    existing = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    if existing and not replaceable:
         raise OutputError(
-            f"{out}: contains {', '.join(there)}, but no record that talud made them; choose another folder, or move "
-            "them away"
+            f"{out}: contains {', '.join(existing)}, but no record that talud made them; choose another folder, or "
+            "move them away"
         )
-    for name in there:
+    for name in existing:
         if (out / name).is_dir():
             raise OutputError(f"{out}: cannot be written: a folder named {name} is in the way")
         merge_pending_edits(out / name)

@@ -172,7 +172,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
     models = (a, b)
     if out is not None:
         read = [a.path, b.path, project.stack(area), project.mask(area)]
-        source_files.check_output_folder(out, _FILES, read, ours=_has_comparison(out))
+        source_files.check_output_folder(out, _FILES, read, replaceable=_has_comparison(out))
     trained = any(area in model.contract.origin.areas for model in models)
     site = Site.of(project, area)
     with temporary_maps(site, *models) as maps:

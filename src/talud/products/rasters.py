@@ -164,7 +164,7 @@ def check_map_folder(out: Path, inputs: Iterable[str | Path], more: tuple[str, .
     source_files.check_output_name(out)
     names = [*(path.name for path in astuple(Products.within(out))), *more]
     ours = has_map_record(out) or Journal.was_publishing(out) or _has_talud_stack(out)
-    source_files.check_output_folder(out, names, inputs, ours=ours, kept=() if more else (STACK_FILE_NAME,))
+    source_files.check_output_folder(out, names, inputs, replaceable=ours, kept=() if more else (STACK_FILE_NAME,))
 
 
 def _has_talud_stack(folder: Path) -> bool:

@@ -80,8 +80,8 @@ def _check_version(client: MlflowClient, uri: str) -> None:
     with translated_errors(), short_timeouts():
         credentials = client._tracking_client.store.get_host_creds()
         answer = http_request(credentials, "/version", "GET").text.strip()  # type: ignore[no-untyped-call]
-    theirs = re.match(r"(\d+)\.\d+", answer)  # a proxy may not forward this page
-    if theirs and theirs[1] != mlflow.__version__.partition(".")[0]:
+    server_version = re.match(r"(\d+)\.\d+", answer)  # a proxy may not forward this page
+    if server_version and server_version[1] != mlflow.__version__.partition(".")[0]:
         raise RegistryError(
             f"the model store {_without_password(uri)} cannot be used: its server runs MLflow {answer}, this process "
             f"{mlflow.__version__}; install the same major version"
@@ -124,12 +124,12 @@ def short_timeouts() -> Iterator[None]:
     By default MLflow retries for minutes. Limits that the user has set are kept.
     """
     limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    ours = {name: value for name, value in limits.items() if name not in os.environ}
-    os.environ.update(ours)
+    changed = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(changed)
     try:
         yield
     finally:
-        for name in ours:
+        for name in changed:
             os.environ.pop(name, None)
 
 

@@ -281,7 +281,7 @@ def _finished(run: Run) -> FinishedTrial:
         try:
             values.setdefault(name, float(text))
         except ValueError:
-            continue  # a word, such as the optimizer's
+            continue  # text, such as the name of the optimizer
     return FinishedTrial(str(run.info.run_id), _name(run), values)
 
 
@@ -292,9 +292,9 @@ def _facts(trial: FinishedTrial) -> list[str]:
     return [kept, "–" if seconds is None else f"{seconds:.0f}"]
 
 
-def _cells(words: Sequence[str]) -> str:
+def _cells(texts: Sequence[str]) -> str:
     """Return the cells of a Markdown table row."""
-    return " | ".join(f"&emsp;{word}" for word in words) + " |"
+    return " | ".join(f"&emsp;{text}" for text in texts) + " |"
 
 
 def _plain(text: str) -> str:

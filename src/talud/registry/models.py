@@ -183,8 +183,8 @@ class Models:
             models = _all(self.client.search_registered_models)
             found = _all(self.client.search_model_versions)
         aliases = {model.name: model.aliases for model in models}  # versions in a search result lack them
-        ours = [_version(each, aliases.get(each.name, {})) for each in found if FINGERPRINT_TAG in each.tags]
-        return tuple(sorted(ours, key=lambda version: (version.name, -int(version.version))))
+        registered = [_version(each, aliases.get(each.name, {})) for each in found if FINGERPRINT_TAG in each.tags]
+        return tuple(sorted(registered, key=lambda version: (version.name, -int(version.version))))
 
     def find_by_weights(self, weights: str) -> dict[str, str]:
         """Return the registered versions of a network: URI → aliases.
@@ -404,5 +404,5 @@ def _version(found: MlflowVersion, aliases: Mapping[str, Any] | None = None) -> 
     """
     created = utc_text(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC))
     number = str(found.version)
-    theirs = found.aliases if aliases is None else [alias for alias, at in aliases.items() if str(at) == number]
-    return ModelVersion(found.name, number, found.run_id or "", dict(found.tags), created, tuple(sorted(theirs)))
+    own_aliases = found.aliases if aliases is None else [alias for alias, at in aliases.items() if str(at) == number]
+    return ModelVersion(found.name, number, found.run_id or "", dict(found.tags), created, tuple(sorted(own_aliases)))

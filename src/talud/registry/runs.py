@@ -157,9 +157,9 @@ class Runs:
             raise RegistryError("a study needs a project; change into the folder of one")
         tags = {**tags, "project": project_id(self.root)}
         self._end_abandoned(tags)
-        if begun := self._unfinished(tags):
+        if started := self._unfinished(tags):
             warnings.warn(
-                f"the study of {tags['band_set']} (search {tags['search']}) that began on {begun} is unfinished, and "
+                f"the study of {tags['band_set']} (search {tags['search']}) that began on {started} is unfinished, and "
                 "data, params.yaml or the versions of talud have changed since; its trials start again",
                 TaludWarning,
                 stacklevel=4,
@@ -370,8 +370,8 @@ class Runs:
         """
         if key not in tags:
             return []
-        ours = {"project": tags["project"]} if "project" in tags else {}  # a restored run has no project
-        family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else ours
+        scope = {"project": tags["project"]} if "project" in tags else {}  # a restored run has no project
+        family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else scope
         return self._tagged({key: tags[key], **family})
 
     def _tagged(self, tags: Mapping[str, str]) -> list[str]:
@@ -382,8 +382,8 @@ class Runs:
 
     def _end_abandoned(self, tags: Mapping[str, str]) -> None:
         """End a band set's open runs of other studies."""
-        ours = {name: tags.get(name, "") for name in ("project", "band_set")}
-        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in ours.items())
+        scope = {name: tags.get(name, "") for name in ("project", "band_set")}
+        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in scope.items())
         with translated_errors():
             found = self.client.search_runs(
                 [experiment_id(self.client)], f"{condition} and attributes.status = 'RUNNING'"
@@ -396,8 +396,8 @@ class Runs:
         """Return the start date of an unfinished earlier study."""
         if "study" not in tags or "search" not in tags or self._earlier("study", tags, None):
             return None
-        ours = {name: tags[name] for name in ("project", "band_set", "search")}
-        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in ours.items())
+        scope = {name: tags[name] for name in ("project", "band_set", "search")}
+        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in scope.items())
         order = ["attributes.start_time DESC"]
         with translated_errors():
             found = self.client.search_runs([experiment_id(self.client)], condition, order_by=order)
