@@ -121,7 +121,7 @@ REFUSED: dict[str, tuple[Fill, str]] = {
         r"1 of 2 feature\(s\) has a coordinate that is not finite",
     ),
     "boundary elsewhere": (
-        lambda at: write(at / "boundary.gpkg", AWAY), r"boundary\.gpkg: none of its 1 polygons lies .*249 km"
+        lambda at: write(at / "boundary.gpkg", AWAY), r"boundary\.gpkg: none of its 1 polygons is .*249 km"
     ),
     "boundary in metres without crs": (
         lambda at: geojson(at / "boundary.geojson", SQUARE), r"boundary\.geojson: .*not a longitude and latitude"

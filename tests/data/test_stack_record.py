@@ -74,7 +74,7 @@ def test_older_record_is_checked_by_the_tags_of_its_stack(project: Project) -> N
     del record["settings"]
     project.stack_record("here").write_text(json.dumps(record))
     assert check_current_stack(project, "here") == project.stack("here")
-    with pytest.raises(StudyError, match=r"resolution 12[.]5, and params[.]yaml says 25"):
+    with pytest.raises(StudyError, match=r"resolution 12[.]5, but params[.]yaml states 25"):
         check_current_stack(write_project(project.root, {"here": AREA}, stack={"resolution": 25}), "here")
     project.stack_record("here").unlink()  # another program's stack
     assert check_current_stack(project, "here") == project.stack("here")
@@ -83,7 +83,7 @@ def test_older_record_is_checked_by_the_tags_of_its_stack(project: Project) -> N
 @pytest.mark.parametrize(
     "command",
     [
-        ("floor", "rgb"),
+        ("baseline", "rgb", "--method", "random-forest"),
         ("train", "rgb"),
         ("evaluate", "MODEL", "here"),
         ("predict", "MODEL", "stacks/here.tif", "--out", "map"),

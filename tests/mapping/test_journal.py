@@ -230,12 +230,12 @@ def test_map_started_with_another_raster_is_refused(
     make_interrupted_map(model, own, out, attempts)
 
     def said() -> str:
-        with pytest.raises(OutputError, match="begun with") as caught:
+        with pytest.raises(OutputError, match="started with") as caught:
             predict(model, own, out)
         return str(caught.value)
 
     os.utime(own, ns=(0, 1))
-    assert "begun with different size and time of change;" in said()
+    assert "started with different size and time of change;" in said()
     values = noise(60, 90)
     write_stack(own, values)
     assert "different pixels, different size" in said()
@@ -252,10 +252,10 @@ def test_map_started_with_another_model_or_release_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     make_interrupted_map(model, stack, tmp_path / "map", attempts)
-    with pytest.raises(OutputError, match="begun with different model file"):
+    with pytest.raises(OutputError, match="started with different model file"):
         predict(unets[2], stack, tmp_path / "map")
     monkeypatch.setattr("talud.products.prediction.version", lambda _: "99")
-    with pytest.raises(OutputError, match=r"begun with talud .* \(now 99\)"):
+    with pytest.raises(OutputError, match=r"started with talud .* \(now 99\)"):
         predict(model, stack, tmp_path / "map")
 
 

@@ -244,7 +244,7 @@ def _check_location(spec: StackSpec, path: Path, shade: Polygons, grid: Grid) ->
     if place is None:
         return
     number = len(shade.geometries) + shade.unplaced
-    said = f"{path}: none of its {number} polygons lies in area '{spec.name}'; {place.explanation}"
+    said = f"{path}: none of its {number} polygons is in area '{spec.name}'; {place.explanation}"
     if place.impossible:
         raise SourceError(said)
     warnings.warn(f"{said}; so it masks nothing", TaludWarning, stacklevel=2)
