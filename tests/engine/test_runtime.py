@@ -222,7 +222,7 @@ def newer_opset(model: onnx.ModelProto) -> None:
         (fewer_bands_in_contract, "(batch, 2, height, width)"),
         (wrong_alignment, "alignment of 3"),
         (huge_alignment, "alignment"),
-        (weights_gone, "no probability"),
+        (weights_gone, "not probabilities"),
         (another_output, "'probability'"),
         (newer_opset, "opset"),
     ],

@@ -1,1 +1,1 @@
-"""Preparation of data: stacks, masks and patches from rasters and inventories."""
+"""Preparation of stacks, masks and patches."""

@@ -1,4 +1,6 @@
-"""Numbers of a raster's bands, by description, colour interpretation or position.
+"""Identification of the bands of a raster file.
+
+Bands are identified by description, colour interpretation or position.
 
 Positions are used only if a file has no other information on its bands.
 """
@@ -92,7 +94,7 @@ class MissingBandError(SourceError):
 
 @dataclass(frozen=True)
 class BandNumbers:
-    """Numbers of the bands to read from a file, and the evidence for them.
+    """Band numbers in a file, with evidence.
 
     Attributes:
         numbers: band name → number in the file.
@@ -146,7 +148,10 @@ class BandDescriptions:
 
 
 def parse_band_name(text: str) -> str | None:
-    """Return the band that a description names; None for none or several."""
+    """Return the band that a description names.
+
+    None if it names none, or several.
+    """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[VH][VH])", " ", text.strip())
     rest = re.sub(r"[^a-z0-9áéíóú]+", " ", spaced.casefold()).strip()
     found = []
@@ -195,7 +200,10 @@ def find_sar_bands(file: BandDescriptions, names: Sequence[str], time: str, defa
 
 
 def check_given_numbers(file: BandDescriptions, numbers: Mapping[str, int], key: str) -> BandNumbers:
-    """Return the user's band numbers; warn if the file describes other bands."""
+    """Check the user's band numbers against the descriptions.
+
+    A contradiction is a warning. Returns the numbers.
+    """
     readings = [*_readings(file).values()] if key == "optical_bands" else [_polarisations(file)]
     if not any(file.descriptions) and key == "optical_bands":
         readings = [(None,) * len(file.descriptions)]  # GDAL declares any first bands red, green, blue
@@ -214,7 +222,7 @@ def check_given_numbers(file: BandDescriptions, numbers: Mapping[str, int], key:
 
 
 def _readings(file: BandDescriptions) -> dict[str, BandLabels]:
-    """Return the possible meanings of an image's bands, by evidence.
+    """Return the possible meanings of bands, by evidence.
 
     There are several if a band code has a different meaning for each satellite.
     """
@@ -247,7 +255,7 @@ def _readings(file: BandDescriptions) -> dict[str, BandLabels]:
 
 
 def _named_missions(file: BandDescriptions) -> list[str]:
-    """Return the satellites that a file's name or tags state."""
+    """Return the satellites named by a file's name or tags."""
     text = " ".join(file.texts).casefold()
     return [mission for mission, pattern in _MISSION_NAMES.items() if pattern.search(text)]
 
@@ -291,7 +299,9 @@ def _find_bands(
     default: Mapping[str, int],
     advice: str,
 ) -> BandNumbers:
-    """Find bands by the only complete reading, or else by position.
+    """Find bands by description, or else by position.
+
+    The only complete reading is used.
 
     Positions are used only if no reading contradicts them.
 
@@ -338,7 +348,7 @@ def _describe_bands(file: BandDescriptions) -> str:
 
 
 def _band_number(file: BandDescriptions, labels: BandLabels, name: str, exact: str, advice: str) -> int | None:
-    """Find a band by exact description, by meaning, or by a similar name.
+    """Find a band by description, meaning or similar name.
 
     Raises:
         MissingBandError: Several bands match.

@@ -1,4 +1,4 @@
-"""Polygons of an area, and checks of their coordinates and location."""
+"""Polygons of an area, and checks of their location."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WGS84 = CRS.from_epsg(4326)
 
 @dataclass(frozen=True)
 class Misplacement:
-    """Location of polygons that do not touch an area, and its probable cause.
+    """Location of polygons outside an area, and probable cause.
 
     Attributes:
         explanation: distance from the area and probable cause, for a message.
@@ -47,12 +47,12 @@ class Misplacement:
 
     @property
     def impossible(self) -> bool:
-        """True if the polygons cannot belong to an image of the area."""
+        """True if the polygons cannot belong to an image."""
         return self.wrong_coordinates or self.metres > MAX_SWATH_METRES
 
 
 def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
-    """Check that the coordinates of a file are valid in its CRS.
+    """Check that a file's coordinates are valid in its CRS.
 
     Raises:
         SourceError: There is no CRS, or a coordinate is not finite or not a valid longitude or latitude.
@@ -89,7 +89,7 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
 def find_misplacement(
     geometries: NDArray[np.object_], unplaced: int, crs: CRS, extent: Bounds | None, grid: Grid
 ) -> Misplacement | None:
-    """Explain the location of polygons if none touches a grid.
+    """Explain why no polygon touches a grid.
 
     None if one touches it, or there are no polygons.
 
@@ -118,7 +118,10 @@ def find_misplacement(
 
 
 def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
-    """Return the other coordinates or CRS that would move an extent to a grid."""
+    """Find coordinates or a CRS that fit a grid.
+
+    Returns the explanation, or None.
+    """
     left, bottom, right, top = extent
     if _touches(crs, (bottom, left, top, right), grid):
         return "its x and y are swapped: longitude comes before latitude, east before north; swap them"
@@ -137,7 +140,7 @@ def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
 
 
 def _touches(crs: CRS, extent: Bounds, grid: Grid) -> bool:
-    """Check if an extent in a CRS touches a grid."""
+    """Check if an extent touches a grid."""
     try:
         west, south, east, north = warping.bounds_in(crs, grid)
     except SourceError:
@@ -161,7 +164,7 @@ def _format_length(metres: float) -> str:
 
 
 def _crs_name(crs: CRS | pyproj.CRS) -> str:
-    """Return the code of a CRS, or else its name."""
+    """Return the code of a CRS, else its name."""
     known = pyproj.CRS.from_wkt(crs.to_wkt())
     authority = known.to_authority()
     return ":".join(authority) if authority else str(known.name)
@@ -169,7 +172,7 @@ def _crs_name(crs: CRS | pyproj.CRS) -> str:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Valid polygons in the CRS of a grid, with counts of the others.
+    """Valid polygons in the CRS of a grid.
 
     Attributes:
         geometries: valid, non-empty polygons and multipolygons, shape (n,).
@@ -190,7 +193,7 @@ class Polygons:
 
     @classmethod
     def read(cls, path: Path, layer: str, crs: CRS, where: str | None = None) -> Polygons:
-        """Read the polygons of a GeoPackage, Shapefile or GeoJSON into another CRS.
+        """Read the polygons of a file into another CRS.
 
         Args:
             path: path of the file.
@@ -221,19 +224,19 @@ class Polygons:
         )
 
     def within(self, grid: Grid) -> Polygons:
-        """Return the polygons that touch the extent of a grid."""
+        """Return the polygons that touch a grid's extent."""
         touching = shapely.intersects(self.geometries, shapely.box(*grid.bounds))
         return dataclasses.replace(self, geometries=self.geometries[touching])
 
     def find_misplacement(self, grid: Grid) -> Misplacement | None:
-        """Explain the polygons' location if none touches a grid.
+        """Explain why no polygon touches a grid.
 
         None if one touches it, or there are no polygons.
         """
         return find_misplacement(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 
     def rasterise(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
-        """Mark the pixels of a grid that polygons cover, (height, width).
+        """Mark the pixels covered by polygons, (height, width).
 
         Args:
             grid: grid of the result.
@@ -258,7 +261,7 @@ def _read_frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataF
 
 
 def find_polygon_layer(path: Path, wanted: str) -> str:
-    """Return the layer called `wanted`, or the only layer of polygons.
+    """Return the layer `wanted`, or the only polygon layer.
 
     Raises:
         SourceError: There is no such layer, there are several, or the format is not supported.
@@ -286,14 +289,14 @@ def find_polygon_layer(path: Path, wanted: str) -> str:
 
 
 def _may_hold_polygons(path: Path, layer: str) -> bool:
-    """Check if any feature of a layer may contain a polygon."""
+    """Check if a layer may contain polygons."""
     kinds = shapely.get_type_id(pyogrio.read_dataframe(path, layer=layer, columns=[]).geometry.to_numpy())
     areal = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON, GeometryType.GEOMETRYCOLLECTION)
     return bool(np.isin(kinds, areal).any())
 
 
 def extract_polygons(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """Return the repaired polygons of a geometry; None if it has none.
+    """Return the repaired polygons of a geometry, or None.
 
     Each part is repaired by itself, and overlapping parts are united. A ring that covers some ground twice keeps it;
     GEOS's default method would make a hole of such an overlap.

@@ -1,4 +1,4 @@
-"""Attribute columns of a corrected inventory, fitted to the present inventory."""
+"""Attribute columns of corrected inventories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_SHAPEFILE_TEXT_BYTES = 254  # length of a text in bytes
 
 
 def read_frame(path: Path, layer: str) -> pandas.DataFrame:
-    """Read the features of a layer, indexed by their numbers (fid).
+    """Read the features of a layer, indexed by fid.
 
     Lists and objects become JSON, so that every format can store them. Integers and booleans get types that allow
     missing values. An attribute called `geometry` becomes `geometry_2`.
@@ -44,7 +44,7 @@ def read_frame(path: Path, layer: str) -> pandas.DataFrame:
 
 
 def key_and_geometry_options(path: Path) -> dict[str, str]:
-    """Return the key and geometry columns of a GeoPackage layer.
+    """Return a layer's key and geometry column names.
 
     They are returned as creation options of OGR.
     """
@@ -56,7 +56,7 @@ def key_and_geometry_options(path: Path) -> dict[str, str]:
 def fit_columns(
     path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame, suffix: str, reserved: Collection[str]
 ) -> tuple[geopandas.GeoDataFrame, dict[str, str]]:
-    """Fit features to the columns that the present inventory can store.
+    """Fit features to the columns of an inventory.
 
     A name that differs only in case from one of the inventory's is treated as equal. A name that the format reserves,
     or whose values do not fit the type of the inventory's column, gets a number.
@@ -106,7 +106,7 @@ def fit_columns(
 
 
 def _convert_like(values: pandas.Series, like: pandas.Series) -> pandas.Series | None:
-    """Convert values to the type of another column; None if that fails."""
+    """Convert values to another column's type, or return None."""
     try:
         return values.astype(like.dtype)
     except (ValueError, TypeError):
@@ -126,7 +126,7 @@ def _numbered_name(name: str, number: int, longest: int | None) -> str:
 
 
 def _to_plain_value(value: object) -> object:
-    """Return lists and objects as JSON, bytes as hexadecimal text."""
+    """Convert lists and objects to JSON, bytes to hexadecimal."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Replacement of an area's inventory by a corrected one.
+"""Replacement of an inventory by a corrected one.
 
 The corrected inventory contains all landslides of the area. They replace the features that count there: those that
 touch the area's grid and match its `inventory_filter`. All other features in the file are kept, since another area may
@@ -90,7 +90,7 @@ class Revision:
 
 
 def revise_inventory(project: Project, name: str, edits: Path) -> Revision:
-    """Replace the inventory of an area by a corrected one.
+    """Replace the inventory of an area by a correction.
 
     After an error the present one is unchanged. The file keeps its name, format, layer, CRS and other layers. It is
     replaced, never modified in place, since DVC may have made it a link into its cache. Features with the same outline
@@ -145,7 +145,7 @@ def _inventory(project: Project, name: str, area: Area) -> Path:
 
 
 def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArray[np.bool_]]:
-    """Read all features by fid, and mark those that count.
+    """Read all features, and mark those that count.
 
     Geometries are two-dimensional; integers allow missing values.
     """
@@ -166,7 +166,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
 
 @contextmanager
 def _reading(path: Path, where: str | None) -> Iterator[Path]:
-    """Open a vector file, and report errors of OGR as errors of `path`."""
+    """Open a vector file and translate errors of OGR."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     clause = f" with the area's inventory_filter {where!r}" if where else ""
@@ -177,7 +177,7 @@ def _reading(path: Path, where: str | None) -> Iterator[Path]:
 
 
 def _repair(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
-    """Return the features as valid polygons, and the numbers of repaired ones.
+    """Return valid polygons and the numbers of repaired ones.
 
     Raises:
         SourceError: A feature is not a polygon, or repairing it would change its area by more than `MAX_AREA_CHANGE`.
@@ -202,7 +202,7 @@ def _repair(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDat
 def _area_of_parts(
     geometry: shapely.Geometry, repair: Callable[[shapely.Geometry], shapely.Geometry | None] = lambda part: part
 ) -> float:
-    """Return the sum of the areas of a polygon's parts, each repaired alone."""
+    """Return the summed area of a polygon's repaired parts."""
     return float(np.nansum(shapely.area([repair(part) for part in shapely.get_parts(geometry)])))
 
 
@@ -216,7 +216,7 @@ def _refuse_features(path: Path, numbers: Sequence[int], why: str) -> None:
 
 
 def _project_polygons(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
-    """Return valid polygons in the CRS of a grid; None for other features."""
+    """Return valid polygons in a grid's CRS, else None."""
     valid = geopandas.GeoSeries([extract_polygons(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
     moved: NDArray[np.object_] = valid.to_crs(grid.crs.to_wkt()).to_numpy()
     return moved
@@ -229,7 +229,7 @@ def _touches_grid(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.bool_
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs of old and new polygons by index, and whether their outlines are equal."""
+    """Pairs of old and new polygons by index."""
 
     new: NDArray[np.intp]
     old: NDArray[np.intp]
@@ -237,7 +237,7 @@ class _Pairs:
 
 
 def _pair_polygons(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
-    """Pair polygons one to one, by decreasing intersection over union."""
+    """Pair polygons by decreasing intersection over union."""
     found, its = shapely.STRtree(old).query(new, predicate="intersects")
     common = shapely.area(shapely.intersection(new[found], old[its]))
     share = common / (shapely.area(new[found]) + shapely.area(old[its]) - common)
@@ -330,13 +330,13 @@ def _replace(
 
 
 def _sibling(path: Path, suffix: str) -> Path:
-    """Return the file of the same name with another suffix, in upper or lower case."""
+    """Return the file with another suffix, in any case."""
     like = (other for other in path.parent.glob(f"{path.stem}.*") if other.suffix.lower() == suffix)
     return next(like, path.with_suffix(suffix))
 
 
 def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
-    """Write features like the inventory at `path`: format, layer, geometry type.
+    """Write features in the format of the inventory `path`.
 
     Its other layers are kept.
     """
@@ -369,7 +369,10 @@ def _count_equal_features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object
 
 
 def _single_part(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """Return the only part of a multipolygon, or else the geometry itself."""
+    """Return the only part of a multipolygon.
+
+    Other geometries are returned unchanged.
+    """
     parts = shapely.get_parts(geometry)
     return parts[0] if len(parts) == 1 else geometry
 
@@ -377,7 +380,10 @@ def _single_part(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
 def _total(
     old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs, grid: Grid
 ) -> tuple[PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals]:
-    """Return the totals before, after, added, removed, changed and unchanged."""
+    """Return the totals of a correction's polygons.
+
+    They are those before, after, added, removed, changed and unchanged.
+    """
     metre = float(grid.crs.linear_units_factor[1])
     was, now = (shapely.area(_project_polygons(frame, grid)) * metre**2 for frame in (old, new))
     removed, added = np.ones(len(was), bool), np.ones(len(now), bool)

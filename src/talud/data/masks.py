@@ -1,4 +1,4 @@
-"""Masks of areas and of patches: classes, counts and layout."""
+"""Masks: classes, counts and layout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG)
 
 
 def mask_layout(stack_tags: Mapping[str, str]) -> Layout:
-    """Return the layout of the mask that belongs to a stack with these tags."""
+    """Return the layout of the mask of a stack."""
     tags = {key: stack_tags[key] for key in _COPIED_TAGS if key in stack_tags}
     return Layout("uint8", UNKNOWN, ("landslide",), (), tags, CLASS_COLOURS, "mode")
 
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """Counts of the pixels of a mask whose class is known."""
+    """Counts of mask pixels with a known class."""
 
     landslide: int = 0
     background: int = 0
@@ -80,7 +80,7 @@ _EXPECTED = "a mask is 0 or 1, or 0 or 255 (white), and nodata where the truth i
 
 
 def read_classes(path: Path) -> NDArray[np.uint8]:
-    """Read the classes of a mask from a raster file, (height, width).
+    """Read the classes of a mask file, (height, width).
 
     The classes are 1 landslide, 0 background and 255 unknown. A palette is evaluated by its colours, so that the
     classes are those that a viewer shows.
@@ -124,7 +124,7 @@ def classify_values(path: Path, values: NDArray[np.generic], known: NDArray[np.b
 
 
 def _classify_colours(path: Path, planes: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the classes of an image that has one colour on black."""
+    """Return the classes of a single-coloured image."""
     found = np.unique(planes[:, known], axis=1).T
     lit = found[found.any(axis=1)]
     if len(lit) != 1:
@@ -141,7 +141,7 @@ def _classes(landslide: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[
 
 
 def _palette(raster: DatasetReader) -> NDArray[np.intp] | None:
-    """Return a raster's palette as an array of RGBA by number, or None."""
+    """Return a palette as RGBA by number, or None."""
     try:
         entries = raster.colormap(1)
     except ValueError:  # rasterio raises it if there is no palette

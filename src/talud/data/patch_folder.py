@@ -1,4 +1,4 @@
-"""Folders of square images and their masks, such as those of a benchmark.
+"""Folders of square images and their masks.
 
 Images and masks are PNG, TIFF, or HDF5 in the layout of Landslide4Sense (keys `img`, rows × columns × channels, and
 `mask`). They are paired by name: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
@@ -55,7 +55,7 @@ class ImageMaskPair:
 
 @dataclass(frozen=True)
 class PatchFolder:
-    """Patches of a folder, ordered by number, all of the same size.
+    """Patches of a folder, ordered by number.
 
     Attributes:
         pairs: images and masks; at least one pair.
@@ -71,7 +71,7 @@ class PatchFolder:
 
     @classmethod
     def find(cls, folder: Path, data: PatchData) -> PatchFolder:
-        """Find the patches of a folder, and check that they fit together.
+        """Find and check the patches of a folder.
 
         All images must be squares of one size with all bands.
 
@@ -102,7 +102,10 @@ class PatchFolder:
 
     @property
     def unit(self) -> str:
-        """Unit of the values: 1 (ratios) in HDF5 files, DN in images."""
+        """Unit of the values: 1 or DN.
+
+        HDF5 files have ratios, images have digital numbers.
+        """
         return "1" if self.pairs[0].image.suffix.lower() in _HDF5_SUFFIXES else "DN"
 
     @property
@@ -112,7 +115,7 @@ class PatchFolder:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """MD5s of all images, of all masks and of the index."""
+        """MD5s of images, masks and index."""
         found = {"images": _digest(pair.image for pair in self.pairs)}
         if self.labelled_count:
             found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
@@ -120,7 +123,7 @@ class PatchFolder:
 
     @property
     def files(self) -> list[Path]:
-        """Paths of all images and masks, and of the index."""
+        """Paths of images, masks and index."""
         found = [path for pair in self.pairs for path in (pair.image, pair.mask) if path]
         return found + ([self.index] if self.index else [])
 
@@ -142,7 +145,7 @@ class PatchFolder:
 
 
 def _files_by_name(folder: Path, place: str) -> dict[str, Path]:
-    """Return files of a folder or pattern by the name that image and mask share."""
+    """Return images or masks by their common name."""
     found: dict[str, Path] = {}
     try:
         paths = sorted((folder / place).iterdir() if (folder / place).is_dir() else folder.glob(place))
@@ -162,13 +165,13 @@ def _patch_name(stem: str) -> str:
 
 
 def _sort_key(name: str) -> tuple[list[str | int], str]:
-    """Return the sort key of a name, with 9 before 10."""
+    """Return a sort key with 9 before 10."""
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
     return parts, name
 
 
 def _names_in_index(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
-    """Return the names in the first column of a table's selected rows."""
+    """Return the patch names in a table's selected rows."""
     clause = f" with the filter {where!r}" if where else ""
     with open_vector(index, f" as a table{clause}") as whole:
         table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
@@ -191,7 +194,7 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchData:
-    """Set the channel numbers of bands by the images' descriptions.
+    """Set channel numbers of bands by description.
 
     Numbers that the user gives are kept.
 
@@ -286,7 +289,7 @@ def _check_side(path: Path, shape: tuple[int, ...], side: int) -> None:
 
 @contextmanager
 def _open_hdf5(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
-    """Open the numeric data set of an HDF5 file with a key and number of dimensions.
+    """Open a numeric data set of an HDF5 file.
 
     Raises:
         SourceError: The file cannot be read, or has no such data set.

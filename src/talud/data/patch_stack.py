@@ -1,4 +1,4 @@
-"""Stack of an area of patches, placed side by side in numerical order.
+"""Stack of an area of patches, placed side by side.
 
 With a stack, patches are processed like any other area: data version, split, study, maps, scores, gate, report.
 Neighbouring patches in the stack are not neighbours on the ground, so the tag `TALUD_PATCH` states their side: no
@@ -35,7 +35,7 @@ _MAX_ASPECT_RATIO = 1.25  # largest ratio of a side to that of a square; larger 
 
 
 def build_patch_stack(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
-    """Make stack, mask and record of an area of patches.
+    """Make stack, mask and record from patches.
 
     After an error, none of them is written.
 
@@ -86,7 +86,7 @@ def rows_and_columns(count: int) -> tuple[int, int]:
 
 
 def _check_band_sets(project: Project, area: str, folder: PatchFolder) -> None:
-    """Check that the patches have all bands of the band sets."""
+    """Check that patches have all bands."""
     for band_set, bands in project.params.band_sets.items():
         for name in bands:
             if name not in folder.data.bands:
@@ -111,7 +111,7 @@ def _tags(name: str, area: Area, folder: PatchFolder) -> dict[str, str]:
 def _write(
     folder: PatchFolder, tags: dict[str, str], stack: Path, mask: Path, progress: Progress | None
 ) -> KnownPixels | None:
-    """Write stack and mask patch by patch; return the known pixels.
+    """Write stack and mask; return the known pixels.
 
     None if no patch has a mask.
     """

@@ -1,4 +1,4 @@
-"""Spatial split of training areas into blocks, and patches within them.
+"""Spatial split of training areas, and patches.
 
 Landslides cluster, and neighbouring pixels are similar. Therefore whole blocks, not pixels or patches, are assigned to
 training, validation or test, and no patch crosses the border of a block.
@@ -30,7 +30,7 @@ SPLIT_PARTS: tuple[SplitPart, ...] = ("training", "validation", "test")
 
 @dataclass(frozen=True)
 class Block:
-    """Square of an area without its buffer, and its part of the split."""
+    """Square of an area, and its part of the split."""
 
     window: Window
     part: SplitPart
@@ -65,7 +65,7 @@ class Patches:
 
 
 def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
-    """Assign the blocks of an area to training, validation and test.
+    """Split the blocks of an area into three parts.
 
     The result depends only on mask, options and seed. The blocks of rasters are sorted by landslide share and assigned
     in that order, so that each part gets its share of blocks with many landslides, with few, and with none. The blocks
@@ -129,7 +129,7 @@ def read_patches(
     seed: int,
     optional: Collection[Group] = (),
 ) -> Patches:
-    """Read the patches of blocks that belong to one part of the split.
+    """Read the patches of one part of the split.
 
     Patches without a pixel that is both known and valid are dropped. Of training patches without a landslide, a random
     sample is kept, as large as `options.empty_share` allows. In validation and test, each pixel of a block counts once:
@@ -178,7 +178,7 @@ def read_patches(
 
 
 def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
-    """Return the side of a block of a raster in pixels.
+    """Return the side of a block in pixels.
 
     In a patch stack it is the side of a patch.
 
@@ -189,7 +189,7 @@ def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
 
 
 def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float], bool]:
-    """Return the usable blocks of an area, row by row.
+    """Return the usable blocks of an area.
 
     Returns:
         The windows of the blocks; the number of landslide pixels of each; their share of the known pixels; and whether
@@ -221,7 +221,10 @@ def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], lis
 
 
 def _split_in_order(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
-    """Assign the first blocks to training, the next to validation, the last to test."""
+    """Split blocks by their order.
+
+    The first are for training, the next for validation, the last for test.
+    """
     number = len(windows)
     ends = {
         "training": round(number * (1 - options.validation - options.test)),
@@ -254,7 +257,7 @@ def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> 
 
 
 def _assign_parts(count: int, options: SplitOptions) -> list[SplitPart]:
-    """Return the part of each of `count` blocks in turn.
+    """Return the part of each block.
 
     Each part gets one block first; then the part that is furthest below its share gets the next.
     """
@@ -277,7 +280,7 @@ def _offsets(length: int, size: int, step: int) -> list[int]:
 def _read_block(
     stack: DatasetReader, mask: DatasetReader, bands: Sequence[str], block: Block, optional: Collection[Group]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Read a block's pixels (height, width, bands) and its mask (height, width).
+    """Read the pixels and mask of a block.
 
     The mask is 255 where the valid bands are not sufficient.
     """
@@ -316,7 +319,10 @@ def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) ->
 def _drop_empty_patches(
     kept: list[tuple[int, int, bool]], empty_share: float, seed: int
 ) -> list[tuple[int, int, bool]]:
-    """Keep a sample of the patches without a landslide, at most `empty_share` of all."""
+    """Keep a random sample of the empty patches.
+
+    They are at most `empty_share` of all.
+    """
     empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
     full = len(kept) - len(empty)
     slack = 1e-9  # against rounding: 2 × 0.6 / 0.4 must be 3

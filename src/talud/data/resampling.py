@@ -1,4 +1,4 @@
-"""Open sources of an area, read and resampled to one grid by windows."""
+"""Open sources of an area, resampled to one grid."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SourceStack:
         return self.grid.windows(size)
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], set[Path]]:
-        """Read the bands of a window, and list the sources with a valid pixel there.
+        """Read a window's bands, and list the valid sources.
 
         Returns:
             The bands, float32 (bands, height, width), and the paths of the sources.
@@ -93,7 +93,7 @@ class SourceStack:
 
 @contextmanager
 def open_sources(spec: StackSpec) -> Iterator[SourceStack]:
-    """Open the sources of a stack on their common grid.
+    """Open the sources of a stack.
 
     Raises:
         ParamsError: The grid that the area sets is not usable.
@@ -127,7 +127,7 @@ def stack_grid(spec: StackSpec) -> Grid:
 
 
 def _open_rasters(spec: StackSpec, opened: ExitStack) -> dict[Source, DatasetReader]:
-    """Open the rasters of a stack until the exit stack is closed."""
+    """Open the rasters of a stack."""
     return {
         source: opened.enter_context(sources.open_source(spec.files[source]))
         for source in RASTER_SOURCES
@@ -163,7 +163,7 @@ def _grid(spec: StackSpec, datasets: Sequence[DatasetReader]) -> Grid:
 
 
 def _origin(spec: StackSpec, crs: CRS, datasets: Sequence[DatasetReader]) -> tuple[float, float]:
-    """Return the origin of a stack's grid: the corner of a pixel."""
+    """Return the origin of a stack's grid."""
     options = spec.options
     if isinstance(options.origin, tuple):
         return options.origin
@@ -206,7 +206,9 @@ def _layer(spec: StackSpec, source: Source, dataset: DatasetReader, grid: Grid) 
 def _occlusion_mask(
     spec: StackSpec, source: Source, grid: Grid, opened: ExitStack
 ) -> Callable[[Grid], NDArray[np.bool_]]:
-    """Return a function that marks pixels touched by cloud, layover or shadow.
+    """Return a function that marks hidden pixels.
+
+    They are touched by cloud, layover or shadow.
 
     The source is a file of polygons, or a raster whose non-zero pixels count.
 
@@ -236,7 +238,7 @@ def _occlusion_mask(
 
 
 def _check_location(spec: StackSpec, path: Path, shade: Polygons, grid: Grid) -> None:
-    """Check that occlusion polygons can belong to the area's images.
+    """Check that occlusion polygons belong to the area.
 
     Warn if none is in the area although they may belong to them.
     """

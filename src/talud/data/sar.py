@@ -47,7 +47,7 @@ Backscatter = NDArray[np.floating]
 
 
 def to_power(values: Backscatter, unit: SarUnit) -> Backscatter:
-    """Convert backscatter to power; NaN where it is not positive.
+    """Convert backscatter to power, NaN if not positive.
 
     Power is the square of amplitude; zero backscatter counts as no measurement.
     """
@@ -95,7 +95,7 @@ def lee_filter(power: Backscatter, window: int) -> Backscatter:
 
 
 def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | None:
-    """Return the unit that a file states for a band, and where it states it.
+    """Return a band's stated unit and its location.
 
     That is the band's unit, a tag or the description of the band. None if there is no unit.
 

@@ -1,4 +1,4 @@
-"""Checks of an area's sources: fill values, dates, and overlap with other areas.
+"""Checks of sources: fill values, dates and overlaps.
 
 Scores of a transfer or gate area are meaningless if a model was trained on the same ground. Areas are compared by their
 sources, not by their stacks, which may be missing or older than params.yaml. The overlap is found when the second of
@@ -60,7 +60,7 @@ _DATE_TAGS = (
 
 
 def warn_about_sources(spec: StackSpec) -> None:
-    """Warn about suspicious sources of a stack that may be intended.
+    """Warn about suspicious sources of a stack.
 
     Raises:
         SourceError: A source cannot be read.
@@ -80,7 +80,7 @@ def warn_about_sources(spec: StackSpec) -> None:
 
 
 def acquisition_date(dataset: DatasetReader) -> date | None:
-    """Return the acquisition date of a scene, by its tags or its name.
+    """Return a scene's acquisition date by tags or name.
 
     None if they state no date, or several.
     """
@@ -102,7 +102,7 @@ def _warn(text: str) -> None:
 
 
 def _warn_about_equal_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[np.float64]]) -> None:
-    """Warn if the SAR scenes before and after the event have the same pixels."""
+    """Warn if both SAR scenes have equal pixels."""
     pre, post = samples.get("sar_pre"), samples.get("sar_post")
     if pre is not None and post is not None and pre.size and np.array_equal(pre, post, equal_nan=True):
         _warn(
@@ -112,7 +112,10 @@ def _warn_about_equal_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[n
 
 
 def _warn_about_dates(spec: StackSpec, found: Mapping[Source, date | None]) -> None:
-    """Warn if stated dates contradict those given, the event or each other."""
+    """Warn about contradictory dates.
+
+    Stated dates are compared with those given, the event and each other.
+    """
     given = {"optical": spec.area.acquired.optical, "sar_pre": spec.area.acquired.sar_pre}
     given["sar_post"], event = spec.area.acquired.sar_post, spec.area.event
     days: dict[str, date] = {}
@@ -157,7 +160,7 @@ def _warn_about_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.
 
 
 def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tuple[float, int] | None:
-    """Return a height that looks like fill, and the number of its pixels.
+    """Return a height that looks like fill, with count.
 
     It is far from all other heights.
     """
@@ -172,7 +175,9 @@ def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tup
 
 
 def _radar_fill(values: NDArray[np.float64], *, decibels: bool) -> tuple[float, int] | None:
-    """Return a value that is much more frequent than its neighbours.
+    """Return a suspiciously frequent value, with count.
+
+    Its neighbouring values are much less frequent.
 
     Values up to 0 are invalid as power in any case.
     """
@@ -188,7 +193,7 @@ def _radar_fill(values: NDArray[np.float64], *, decibels: bool) -> tuple[float, 
 
 
 def _optical_fill(bands: NDArray[np.float64]) -> tuple[float, int] | None:
-    """Return a value common along the border, and the number of its pixels.
+    """Return a value common along the border, with count.
 
     All bands have it there, and hardly any pixel has a similar value.
     """
@@ -209,19 +214,19 @@ def _optical_fill(bands: NDArray[np.float64]) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class _Footprint:
-    """Pixels of an area: some band is valid, and they are inside the boundary."""
+    """Valid pixels of an area inside its boundary."""
 
     source_stack: SourceStack
     boundary: Polygons | None
 
     @classmethod
     def of(cls, spec: StackSpec, source_stack: SourceStack) -> Self:
-        """Return the footprint of an area whose sources are open."""
+        """Return the footprint of an area with open sources."""
         path = spec.files.get("boundary")
         return cls(source_stack, Polygons.read(path, "boundary", source_stack.grid.crs) if path else None)
 
     def pixels(self, window: Window) -> NDArray[np.bool_]:
-        """Return a mask of a window's pixels in the area, (height, width)."""
+        """Return a window's pixels in the area, (height, width)."""
         measured = [
             index for index, name in enumerate(self.source_stack.bands) if name not in self.source_stack.occlusions
         ]
@@ -233,7 +238,7 @@ class _Footprint:
 
 
 def check_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) -> None:
-    """Check that an area shares no pixels with other areas.
+    """Check that an area overlaps no other area.
 
     Areas whose sources are missing or not usable are skipped; `talud stack` of that area reports them. If params.yaml
     allows overlaps, nothing is checked.
@@ -281,7 +286,7 @@ def _must_not_overlap(one: Area, other: Area) -> bool:
 
 
 def _overlap_windows(grid: Grid, other: Grid) -> list[Window]:
-    """Return windows that cover the overlap of a grid with another grid.
+    """Return windows covering the overlap of two grids.
 
     The list is empty if the grids are disjoint.
     """
@@ -327,7 +332,7 @@ def _count_shared_pixels(one: _Footprint, other: _Footprint, other_area: Area) -
 def _pixel_positions(
     grid: Grid, other: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the position of each pixel's centre in another grid.
+    """Return the position of pixel centres in another grid.
 
     Returns:
         Row and column in that grid, then x and y in its CRS, each (height, width).

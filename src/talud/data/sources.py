@@ -1,4 +1,4 @@
-"""Sources of an area: search by name, checks, and reading of physical values."""
+"""Sources of an area: search, checks and reading."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_SAMPLE_SIDE = 512  # largest side of a sample in pixels
 
 @dataclass(frozen=True)
 class SourceLayer:
-    """Bands of one source on a grid of its own, ready to be resampled.
+    """Bands of a source, ready to be resampled.
 
     Attributes:
         path: path of the source.
@@ -88,7 +88,7 @@ def _named(folder: Path, source: Source, name: str) -> Path:
 
 
 def _find_by_name(folder: Path, source: Source) -> Path | None:
-    """Return the file in a folder that is a source by its name.
+    """Find the file of a source by name.
 
     Raises:
         SourceError: There are several, or the format of the polygons is not supported.
@@ -184,7 +184,9 @@ def read_values(
 
 
 def read_sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
-    """Read a regular sample of bands as they are stored; NaN where invalid.
+    """Read a regular sample of stored values.
+
+    Invalid pixels are NaN.
 
     It has at most 512 rows and columns.
 
@@ -209,14 +211,14 @@ def _overlap(window: Window, height: int, width: int) -> Window | None:
 
 
 def expand_window(window: Window, margin: int) -> Window:
-    """Return the window with `margin` more pixels on each side."""
+    """Return a window with a margin on each side."""
     return Window(
         window.col_off - margin, window.row_off - margin, window.width + 2 * margin, window.height + 2 * margin
     )
 
 
 def count_bands_without_alpha(dataset: DatasetReader) -> int:
-    """Return the number of bands of a dataset without alpha bands."""
+    """Count the bands other than alpha."""
     return len(dataset.indexes) - len(alpha_bands(dataset))
 
 
@@ -265,7 +267,7 @@ def optical_layer(
 def _scaling_to_apply(
     dataset: DatasetReader, indexes: Sequence[int], scale: float | None, offset: float | None
 ) -> tuple[float, float]:
-    """Return the scale and offset to apply in addition to those of the file.
+    """Return the scale and offset still to apply.
 
     (1, 0) if the file states the same ones.
 

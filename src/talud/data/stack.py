@@ -1,4 +1,4 @@
-"""Stack of an area's sources on one grid, with mask and record."""
+"""Stacks of areas, with mask and record."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class MaskPolygons:
     all_touched: bool
 
     def mask(self, grid: Grid) -> NDArray[np.uint8]:
-        """Return the mask (height, width): 1 landslide, 0 background, 255 unknown."""
+        """Return the mask (height, width), uint8.
+
+        1 is landslide, 0 background and 255 unknown.
+        """
         if self.inventory is None:
             return np.full(grid.shape, UNKNOWN, np.uint8)
         mask = np.where(self.inventory.rasterise(grid, self.all_touched), LANDSLIDE, BACKGROUND).astype(np.uint8)
@@ -78,7 +81,7 @@ def build_stack(project: Project, area: str, progress: Progress | None = None) -
 
 
 def _build_from_rasters(project: Project, area: str, progress: Progress | None) -> StackRecord:
-    """Make stack, mask and record of an area of rasters."""
+    """Make stack, mask and record from rasters."""
     spec = spec_of_area(project, area)
     fingerprints = {source: fingerprint(path) for source, path in spec.files.items()}
     targets = project.stack(area), project.mask(area), project.stack_record(area)
@@ -111,7 +114,9 @@ def build_stack_for_model(
     name: str | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Grid:
-    """Make the stack that a model needs, and return its grid.
+    """Make the stack that a model needs.
+
+    Returns its grid.
 
     Args:
         contract: contract of the model.
@@ -144,7 +149,7 @@ def build_stack_for_model(
 
 
 def find_mismatch(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
-    """Return the reason why sources do not make a model's stack, or None.
+    """Return why sources do not suit a model, or None.
 
     Raises:
         SourceError: A source that the model needs cannot be read or used.
@@ -196,7 +201,7 @@ def read_provenance(stack: Path) -> dict[str, str]:
 
 
 def read_band_evidence(stack: Path) -> dict[str, str]:
-    """Return the bands that a stack took from each source, with the evidence.
+    """Return the bands taken from each source, with evidence.
 
     Empty for older stacks.
 
@@ -224,7 +229,7 @@ def _check_units(source_stack: SourceStack, contract: Contract) -> None:
 
 
 def _conversion_advice(found: str, expected: str) -> str:
-    """Explain how to convert a band's unit to another one, for a message."""
+    """Explain how to convert a band's unit."""
     if (found, expected) == ("DN", "reflectance"):
         return (
             "give --optical-scale and --optical-offset (optical_scale, optical_offset in params.yaml): 0.0001 and, "
@@ -255,7 +260,9 @@ def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
 
 
 def _read_boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
-    """Read the surveyed part of an area; None if all of it is surveyed.
+    """Read the surveyed part of an area.
+
+    None if all of it is surveyed.
 
     Raises:
         SourceError: The file has no polygon in the area.
@@ -287,7 +294,7 @@ def _write_stack(
     mask: tuple[Path, MaskPolygons] | None,
     more_tags: Mapping[str, str],
 ) -> KnownPixels:
-    """Write a stack by windows, and its mask if requested.
+    """Write a stack, and its mask if requested.
 
     Returns:
         The counts of the mask's known pixels.

@@ -1,4 +1,4 @@
-"""Records of stacks, data versions, and checks that stacks and models are current."""
+"""Records of stacks, and checks against params.yaml."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LABEL_SOURCES = ("inventory", "boundary", "masks")
 
 @dataclass(frozen=True)
 class StackRecord:
-    """Record of a stack and its mask: sources, contents and settings.
+    """Record of a stack and its mask.
 
     Counts of polygons and landslide pixels are None if an area has no inventory or masks; `patches` is None if it has
     no patches; `settings` is None in records of older versions.
@@ -60,7 +60,7 @@ class StackRecord:
 
 
 def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[str, str]:
-    """Return the tag with the fingerprints of a stack's sources.
+    """Return the tag with the sources' fingerprints.
 
     Labels are left out, since a stack does not contain them.
     """
@@ -69,7 +69,7 @@ def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[
 
 
 def remove_stale_records(project: Project, area: str) -> None:
-    """Remove the records that an area had in other roles.
+    """Remove an area's records of other roles.
 
     Otherwise training would still depend on them.
     """
@@ -80,7 +80,9 @@ def remove_stale_records(project: Project, area: str) -> None:
 
 
 def data_version(project: Project, areas: Sequence[str]) -> str:
-    """Return the data version of areas: an MD5 over those of their stacks and masks.
+    """Return the data version of areas.
+
+    It is an MD5 over those of their stacks and masks.
 
     Raises:
         ParamsError: An area is unknown.
@@ -102,12 +104,14 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
 
 
 def hash_data_version(digests: Sequence[str]) -> str:
-    """Return the data version for the MD5s of stacks and masks."""
+    """Hash the MD5s of stacks and masks."""
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
 
 
 def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
-    """Return the settings of a stack in params.yaml as JSON values.
+    """Return the settings that determine a stack.
+
+    They are those in params.yaml, as JSON values.
 
     They are those of the area and, for a stack of rasters, the stack options.
     """
@@ -118,7 +122,9 @@ def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
 
 
 def check_current_stack(project: Project, area: str) -> Path:
-    """Check an area's stack against params.yaml, and return its path.
+    """Check an area's stack against params.yaml.
+
+    Returns its path.
 
     A stack without a record, which another program may have made, is accepted. So is a missing one: opening it raises
     an error.
@@ -156,7 +162,9 @@ def check_current_stack(project: Project, area: str) -> Path:
 
 
 def check_raster_current(raster: str | Path) -> None:
-    """Check a raster against params.yaml if it is the stack of a project's area.
+    """Check a raster if it is a project's stack.
+
+    It is compared with params.yaml.
 
     Raises:
         ParamsError: The project's params.yaml is not valid.
@@ -172,7 +180,7 @@ def check_raster_current(raster: str | Path) -> None:
 
 
 def _settings_from_tags(stack: Path, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stack options that the tags of an older stack state.
+    """Return the settings in the tags of older stacks.
 
     Options that are equal to those in `now` are returned in the same form.
     """
@@ -189,12 +197,12 @@ def _tag(value: object) -> str:
 
 
 def _format_setting(value: object) -> str:
-    """Return a text as it is, and any other setting as JSON."""
+    """Return a setting as text or JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def check_held_out(contract: Contract, path: Path, project: Project) -> None:
-    """Check that a model was trained on the present data and split.
+    """Check a model against the present data and split.
 
     Otherwise other blocks may contain its training data.
 

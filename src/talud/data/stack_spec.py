@@ -1,4 +1,4 @@
-"""Specification of a stack: sources, bands, and methods that combine them."""
+"""Specification of a stack."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StackSpec:
 
 
 def spec_of_area(project: Project, name: str) -> StackSpec:
-    """Return the specification of the stack of a project's area.
+    """Return the specification of an area's stack.
 
     Raises:
         ParamsError: The area is unknown.
@@ -69,7 +69,7 @@ def spec_of_area(project: Project, name: str) -> StackSpec:
 
 
 def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> StackSpec:
-    """Return the specification of the stack that a model needs.
+    """Return the specification of a model's stack.
 
     Groups that the model can do without are left out if their sources are missing.
 
@@ -97,7 +97,7 @@ def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path],
 
 
 def _model_bands(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """Return the bands of a model that the sources can provide.
+    """Return a model's bands that sources can provide.
 
     Groups without sources are left out if the model can do without them.
     """
@@ -124,14 +124,14 @@ def _bands_of_source(names: Iterable[str], source: Source) -> tuple[str, ...]:
 
 
 def _numbered_name(name: str) -> str:
-    """Return the name of a band in optical_bands or sar_bands."""
+    """Return a band's name in optical_bands or sar_bands."""
     return name[:2] if band_named(name).group is Group.SAR else name
 
 
 def _number_project_bands(
     area: Area, files: Mapping[Source, Path], band_sets: Mapping[str, tuple[str, ...]]
 ) -> dict[Source, BandNumbers]:
-    """Return the band numbers that a project's band sets need, by source.
+    """Return the band numbers for a project's band sets.
 
     Bands that areas have by default are included if they exist.
     """
@@ -154,7 +154,7 @@ def _number_project_bands(
 
 
 def _default_positions(source: Source) -> dict[str, int]:
-    """Return the default positions of bands, for files that do not name them."""
+    """Return the default positions of bands."""
     usual: dict[str, int] = Area.model_fields["optical_bands" if source == "optical" else "sar_bands"].get_default()
     return usual
 
@@ -182,7 +182,10 @@ def _number_bands(area: Area, source: Source, path: Path, wanted: tuple[str, ...
 
 
 def _with_occlusions(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """Return bands, followed by those that mark cloud, layover or shadow."""
+    """Return bands and their occlusion masks.
+
+    The masks mark cloud, layover or shadow.
+    """
     return (
         *names,
         *(shade for shade in OCCLUSION_SOURCES if shade in files and OCCLUSION_MASKS[shade] in groups_of(names)),
@@ -199,7 +202,7 @@ def _source_of(name: str) -> Source:
 
 
 def _check_bands_available(spec: StackSpec, needs: str) -> None:
-    """Check that the sources provide all bands of a stack."""
+    """Check that sources provide all bands."""
     available = _available_bands(spec.band_numbers, spec.files)
     for name in spec.bands:
         source = _source_of(name)

@@ -47,7 +47,10 @@ _PER_100_M = 100.0
 
 @dataclass(frozen=True)
 class Derivatives:
-    """Partial derivatives of elevation at inner pixels, (height - 2, width - 2)."""
+    """Partial derivatives of elevation at inner pixels.
+
+    Each is (height - 2, width - 2).
+    """
 
     p: Elevation
     q: Elevation
@@ -77,7 +80,9 @@ def derivatives(elevation: Elevation, dx: float, dy: float) -> Derivatives:
 
 
 def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> Elevation:
-    """Compute slope in degrees, arctan √(p² + q²), at inner pixels.
+    """Compute slope in degrees at inner pixels.
+
+    It is arctan √(p² + q²).
 
     Args:
         elevation: (height, width) in metres, north up.
@@ -100,7 +105,9 @@ def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> El
 
 
 def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -> Elevation:
-    """Compute curvature per 100 m at inner pixels, positive where convex.
+    """Compute curvature per 100 m, positive where convex.
+
+    It is defined at inner pixels.
 
     Values are limited to ±100 per 100 m (a radius of 1 m), which contour curvature exceeds on nearly flat ground, where
     its denominator vanishes. On level ground profile and contour curvature are undefined, and set to 0.
@@ -163,7 +170,7 @@ def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMetho
 
 
 def _metric_elevation(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
-    """Return the grid on which terrain is derived, and a reader of elevation on it."""
+    """Return a metric grid and a reader of elevation."""
     own = Grid.of(dataset)
 
     def measured(window: Window) -> Elevation:

@@ -1,4 +1,4 @@
-"""Resampling of sources between grids, and coordinate systems of areas."""
+"""Resampling between grids, and coordinate systems."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXTRA_PIXELS = 3
 
 
 def pixel_side(source: Grid, target: Grid) -> float:
-    """Return the side of a source pixel in units of the target's CRS.
+    """Return a source pixel's side in the target's units.
 
     It is measured at the centre of `target`.
 
@@ -66,7 +66,9 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
 
 
 def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float32]:
-    """Resample a layer's bands to a grid, float32 (bands, height, width).
+    """Resample a layer to a grid.
+
+    Returns float32 (bands, height, width).
 
     If the pixels of the target are pixels of the layer, their values are copied. Coarser pixels are area-weighted
     averages of the valid source pixels that they touch; equal or finer ones are interpolated. A pixel is valid if valid
@@ -106,7 +108,9 @@ def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float
 
 
 def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resampling) -> NDArray[np.floating]:
-    """Warp values from grid to grid, with NaN as nodata.
+    """Warp values from grid to grid.
+
+    NaN is nodata.
 
     Coordinates are exact, whereas `rasterio.warp.reproject` rounds them.
     """
@@ -141,7 +145,7 @@ def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resa
 
 
 def has_true_scale(crs: CRS, longitude: float, latitude: float) -> bool:
-    """Check if metres of a CRS are metres on the ground at a place.
+    """Check if a CRS has true metres at a place.
 
     This holds in UTM, and does not in geographic CRSs and Web Mercator.
     """
@@ -153,13 +157,15 @@ def has_true_scale(crs: CRS, longitude: float, latitude: float) -> bool:
 
 
 def utm_zone(longitude: float, latitude: float) -> CRS:
-    """Return the UTM zone of a place in degrees of WGS 84."""
+    """Return the UTM zone of a place in degrees."""
     zone = min(int((longitude + 180) // 6) + 1, 60)
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
 
 
 def centre(grid: Grid) -> tuple[float, float]:
-    """Return longitude and latitude (WGS 84) of a grid's centre.
+    """Return a grid's centre in degrees.
+
+    They are longitude and latitude in WGS 84.
 
     Raises:
         SourceError: The centre has no longitude and latitude.

@@ -1,4 +1,4 @@
-"""Coverage of a map: mapped pixels, and the data missing at the others."""
+"""Mapped pixels, and the data missing elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OCCLUSION_NAMES = {"cloud": "cloud", "sar_mask": "radar layover or shadow"}
 
 @dataclass(frozen=True)
 class _MissingData:
-    """Data that can be missing at a pixel: a band, or a whole group.
+    """Band or whole group that can be missing.
 
     Groups stand for their bands where a contract has more bands than a code has bits.
     """
@@ -46,7 +46,7 @@ class Coverage(NamedTuple):
 def compute_coverage(
     stack: NDArray[np.float32], contract: Contract, occlusions: Mapping[str, NDArray[np.bool_]] = _NO_OCCLUSIONS
 ) -> Coverage:
-    """Compute which pixels are mapped, and with which band groups.
+    """Compute which pixels are mapped with which groups.
 
     A group is valid where all its bands are valid. A pixel is mapped where the contract supports the set of its valid
     groups. For an unmapped pixel, the code names the missing groups of the nearest supported sets: those that need the
@@ -82,7 +82,7 @@ def compute_coverage(
 def unmapped_codes(
     stack: NDArray[np.float32], contract: Contract, occlusions: Mapping[str, NDArray[np.bool_]] = _NO_OCCLUSIONS
 ) -> NDArray[np.uint16]:
-    """Return the code of the missing data at each unmapped pixel.
+    """Return the codes of unmapped pixels.
 
     The code is 0 where the pixel is mapped; see `compute_coverage`.
     """
@@ -95,7 +95,7 @@ def _group_code(
     missing: Mapping[int, tuple[Group, NDArray[np.bool_]]],
     occlusions: Mapping[str, NDArray[np.bool_]],
 ) -> NDArray[np.uint16]:
-    """Return the bits of a group at the pixels selected by `blamed`.
+    """Return a group's bits at selected pixels.
 
     They are the bit of the occlusion mask that hides the group, else those of its invalid bands.
     """
@@ -112,21 +112,21 @@ def _group_code(
 
 
 def describe_code(code: int, contract: Contract) -> str:
-    """Return a code as text, such as "cloud and no data: slope, curvature"."""
+    """Describe a code, such as "cloud and no data: slope"."""
     words = [_OCCLUSION_NAMES[shade] for bit, shade in enumerate(OCCLUSION_MASKS) if code >> bit & 1]
     missing = [cause.name for cause in _decode(code, contract)]
     return " and ".join([*words, f"no data: {', '.join(missing)}"] if missing else words)
 
 
 def available_groups(code: int, contract: Contract) -> tuple[Group, ...]:
-    """Return the groups with which the pixels of a `Coverage.partial` code are mapped."""
+    """Return the groups that a partial code leaves."""
     gone = {cause.group for cause in _decode(code, contract)}
     gone |= {group for bit, group in enumerate(OCCLUSION_MASKS.values()) if code >> bit & 1}
     return tuple(group for group in contract.input.groups if group not in gone)
 
 
 def mask_partial_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """Return a stack in which a group is NaN wherever one of its bands is.
+    """Set incomplete groups of a stack to NaN.
 
     Models that support subsets of the groups were trained on such stacks.
 
@@ -148,7 +148,7 @@ def mask_partial_groups(stack: NDArray[np.float32], contract: Contract) -> NDArr
 def _rules(
     groups: tuple[Group, ...], supported: frozenset[frozenset[Group]]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return lookup tables by the set of absent groups, as bits.
+    """Return lookup tables by absent groups.
 
     The first holds the groups that the code names, as bits; the second is true where the pixel is mapped.
     """
@@ -166,7 +166,7 @@ def _rules(
 
 
 def _bits(groups: tuple[Group, ...], chosen: Collection[Group]) -> int:
-    """Return a set of groups as an integer with one bit for each."""
+    """Return a set of groups as bits."""
     return sum(1 << groups.index(group) for group in chosen)
 
 
@@ -178,7 +178,7 @@ def _decode(code: int, contract: Contract) -> list[_MissingData]:
 
 
 def _possible_causes(contract: Contract) -> tuple[_MissingData, ...]:
-    """Return the data that can be missing, in the order of the code's bits."""
+    """Return possible missing data, in bit order."""
     if len(contract.input.bands) <= _CODE_BITS - len(OCCLUSION_MASKS):
         return tuple(_MissingData(band.name, band.group, (index,)) for index, band in enumerate(contract.input.bands))
     members = {

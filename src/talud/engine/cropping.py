@@ -1,4 +1,4 @@
-"""Networks cropped to a tile's core and the margin that each layer needs.
+"""Networks cropped to the pixels that a core needs.
 
 A plain halo computes the whole window in every layer. Most layers need far less of it: in the described U-Net of depth
 4, the output needs 3 pixels around the core of the up-sampled map at full resolution, then 5, 6 and 6 pixels in the
@@ -52,7 +52,7 @@ SESSION_CACHE_BYTES = 320 * 10**6
 
 
 class Sides(NamedTuple):
-    """Pixels on the four sides of a core, in the order of ONNX's `pads`."""
+    """Pixels on four sides, in the order of ONNX's `pads`."""
 
     top: int
     left: int
@@ -61,7 +61,7 @@ class Sides(NamedTuple):
 
     @classmethod
     def of(cls, rows: Margin, columns: Margin) -> Sides:
-        """Return the sides of a row margin and a column margin."""
+        """Combine a row margin and a column margin."""
         return cls(rows.before, columns.before, rows.after, columns.after)
 
     @property
@@ -75,12 +75,12 @@ class Sides(NamedTuple):
         return Margin(self.left, self.right)
 
     def without_edges(self, edges: Edges) -> Sides:
-        """Return the sides with 0 where the core reaches the raster's edge."""
+        """Return the sides with 0 at the raster's edges."""
         return Sides(*(0 if at_edge else side for side, at_edge in zip(self, edges, strict=True)))
 
 
 def crop_network(model: onnx.ModelProto, edges: Edges, halo: int) -> onnx.ModelProto:
-    """Return the graph that computes a core from the core and its margin.
+    """Crop a graph to a core and its margin.
 
     Args:
         model: graph with one input and one output of the same scale; not modified.
@@ -104,7 +104,9 @@ def crop_network(model: onnx.ModelProto, edges: Edges, halo: int) -> onnx.ModelP
 
 
 def split_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
-    """Return a graph without its large constants, and these constants by name.
+    """Separate a graph from its large constants.
+
+    Returns the graph, and the constants by name.
 
     Such a graph is derived and parsed in milliseconds, and all sessions that run it can share the arrays.
     """
@@ -121,7 +123,7 @@ def split_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ND
 
 
 class _Writer:
-    """Writer of the cropped graph, node by node in the order of the plain one."""
+    """Writer of the cropped graph, node by node."""
 
     def __init__(self, network: NetworkGeometry, room: Sides) -> None:
         self.network = network
@@ -135,7 +137,7 @@ class _Writer:
         self.types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
 
     def append(self, node: onnx.NodeProto) -> None:
-        """Write a node with the padding that its cropped inputs require.
+        """Write a node with the padding it needs.
 
         The output is as wide as the narrowest input allows, or padded to the margin that later nodes need.
         """
@@ -157,7 +159,7 @@ class _Writer:
         self.margins[node.output[0]] = given
 
     def finished(self) -> onnx.ModelProto:
-        """Return the graph, with the pixels around the core sliced off."""
+        """Return the graph, its output sliced to the core."""
         plain = self.network.model.graph
         self._slice_output()
         body = helper.make_graph(
@@ -171,7 +173,7 @@ class _Writer:
         return helper.make_model(body, opset_imports=opset, ir_version=self.network.model.ir_version)
 
     def _crop(self, name: str, sides: Sides) -> str:
-        """Crop a tensor to a margin, and return the name of the result."""
+        """Crop a tensor, and return the result's name."""
         margin = self.margins[name]
         if margin == sides:
             return name
@@ -229,13 +231,16 @@ class _Writer:
         return name
 
     def _form(self, name: str) -> tuple[int, np.dtype[Any]]:
-        """Return the number of channels of a tensor, and its dtype."""
+        """Return a tensor's number of channels, and dtype."""
         known = self.types[name]
         return known.shape.dim[1].dim_value, helper.tensor_dtype_to_np_dtype(known.elem_type)
 
 
 class _Cut(NamedTuple):
-    """Kernel along one axis that crops: a single 1 among zeros, spaced by a dilation."""
+    """Kernel that crops along one axis.
+
+    It is a single 1 among zeros, spaced by a dilation.
+    """
 
     taps: int
     tap: int
@@ -249,7 +254,7 @@ def _cut(wide: Margin, narrow: Margin) -> _Cut:
 
 
 class CroppedSessions:
-    """Sessions of a network cropped for tiles, opened on first use.
+    """Sessions of a cropped network, opened on first use.
 
     Tiles come row by row, and a row has a left, a middle and a right tile, so at least three sessions are kept open.
     All nine kinds are kept if the weights are small, since workers may get the rows in any order. The sessions share

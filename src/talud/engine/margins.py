@@ -1,4 +1,4 @@
-"""Margins that each tensor of a network needs around a tile's core.
+"""Margins that a network needs around a core.
 
 The ONNX graph is walked from its output to its input: the margin that a node needs of its input follows from the margin
 needed of its output. A core's corners lie on the lattice of the pooling layers, so the result holds for a core of any
@@ -23,7 +23,7 @@ _POINTWISE |= {"QuantizeLinear", "DequantizeLinear"}
 
 
 class Margin(NamedTuple):
-    """Pixels before and after a core along one axis, in the tensor's own pixels."""
+    """Pixels before and after a core along an axis."""
 
     before: int
     after: int
@@ -31,7 +31,7 @@ class Margin(NamedTuple):
 
 @dataclass(frozen=True)
 class OperatorReach:
-    """Input margin that an operator needs for a given output margin.
+    """Input margin needed for an output margin.
 
     For a margin m of its output, a convolution or pooling of stride s needs a margin of s·m and a constant number of
     extra pixels; a repetition of each pixel f times needs m / f, rounded up.
@@ -49,12 +49,12 @@ class OperatorReach:
         return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.extra, strict=True)))
 
     def output_margin(self, margin: Margin) -> Margin:
-        """Return the widest output margin that an input margin allows."""
+        """Return the output margin for an input margin."""
         return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.extra, strict=True)))
 
 
 class NetworkGeometry:
-    """Geometry of a graph with one input and one output.
+    """Geometry of a graph.
 
     Attributes:
         model: the graph.
@@ -79,7 +79,7 @@ class NetworkGeometry:
                 self.constant_nodes.append(node)
 
     def variable_inputs(self, node: onnx.NodeProto) -> list[str]:
-        """Return the inputs of a node that are not constants."""
+        """Return the non-constant inputs of a node."""
         return [name for name in node.input if name in self._tensors]
 
     def reach(self, node: onnx.NodeProto) -> OperatorReach:
@@ -100,7 +100,9 @@ class NetworkGeometry:
         raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
 
     def scales(self) -> dict[str, int]:
-        """Return the size of each tensor's pixels in pixels of the input.
+        """Return the pixel size of each tensor.
+
+        It is in pixels of the input.
 
         Raises:
             ModelError: Tensors of different scale meet, or the scale of an operator is not known.
@@ -117,7 +119,7 @@ class NetworkGeometry:
         return {name: int(scale) for name, scale in scales.items()}
 
     def margins(self, limit: Margin | None = None) -> dict[str, Margin]:
-        """Return the margin of each tensor that the output's core needs.
+        """Return the margin that each tensor needs.
 
         Args:
             limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond them.
@@ -139,7 +141,7 @@ class NetworkGeometry:
         return wanted
 
     def _upsampling_factor(self, node: onnx.NodeProto) -> int:
-        """Return the number of times that a Resize node repeats each pixel."""
+        """Return the factor of a Resize node."""
         form = node_attributes(node)
         repeats = (
             form.get("mode") == b"nearest"
@@ -189,7 +191,7 @@ class ReceptiveField:
 
 
 def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
-    """Return the receptive field of a graph with one input and one output.
+    """Return the receptive field of a graph.
 
     Raises:
         ModelError: The reach of an operator is not known, or paths of different scale meet.

@@ -51,7 +51,7 @@ def parse_model(content: bytes) -> onnx.ModelProto:
 
 
 def read_contract(path: Path) -> Contract:
-    """Read the contract of a model file without opening a session.
+    """Read the contract of a model file.
 
     Raises:
         ModelError: The file is not a talud model.
@@ -66,7 +66,7 @@ def read_contract(path: Path) -> Contract:
 
 
 def weights_digest(model: onnx.ModelProto) -> str:
-    """Return the SHA-256 of a graph's constants, in graph order.
+    """Return the SHA-256 of a graph's constants.
 
     Two exports of the same weights have the same digest.
     """
@@ -81,7 +81,7 @@ def weights_digest(model: onnx.ModelProto) -> str:
 def save_model(
     graph: onnx.ModelProto, contract: Contract, path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a graph with its weights and contract to one ONNX file.
+    """Write a graph and its contract to a file.
 
     Args:
         graph: network with its weights.
@@ -100,7 +100,7 @@ def save_model(
 
 
 def _check_resize_nodes(graph: onnx.GraphProto) -> None:
-    """Check that no Resize node enlarges the batch or band dimension."""
+    """Check that Resize nodes keep batch and bands."""
     constants = {constant.name: constant for constant in graph.initializer}
     for node in graph.node:
         if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
@@ -111,7 +111,9 @@ def _check_resize_nodes(graph: onnx.GraphProto) -> None:
 
 
 def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
-    """Check that a contract's halo and alignment cover those of its graph.
+    """Check a contract's halo and alignment.
+
+    They must cover those of the graph.
 
     If the reach of an operator is not known, the contract cannot be checked and is accepted.
 
@@ -132,7 +134,7 @@ def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield all constants of a graph, including those in nodes."""
+    """Yield all constants of a graph."""
     yield from graph.initializer
     sparse = list(graph.sparse_initializer)
     for node in graph.node:

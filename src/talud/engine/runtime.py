@@ -1,4 +1,4 @@
-"""Models opened in ONNX Runtime and checked against their contract."""
+"""Models opened in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Model:
         provider: Provider = "auto",
         threads: int | None = None,
     ) -> Model:
-        """Open an ONNX file, and check it against its contract.
+        """Open a model, and check its contract.
 
         Args:
             path: path of the file.
@@ -109,7 +109,7 @@ class Model:
         return model
 
     def __repr__(self) -> str:
-        """Return the model's name, bands and file on one line."""
+        """Return name, bands and file on one line."""
         bands, pixel_size = ", ".join(self.contract.input.band_names), self.contract.input.pixel_size
         return f"<Model {self.title}: {bands} at {pixel_size:g} m, {self.path}>"
 
@@ -120,17 +120,19 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Name of the registered model, or else of the band set."""
+        """Name of the registered model, or the band set."""
         return self.registered_as.name if self.registered_as else self.contract.origin.name
 
     @property
     def version(self) -> str:
-        """Registered version, or "unregistered" for a file that was named directly."""
+        """Registered version, or "unregistered"."""
         return self.registered_as.version if self.registered_as and self.registered_as.version else "unregistered"
 
     @property
     def title(self) -> str:
-        """Name of the model for a reader, such as "landslide-unet-7band, version 3".
+        """Name and version for a reader.
+
+        For example "landslide-unet-7band, version 3".
 
         A model that was named as a file is called "from a file", since the same file may be registered or not.
         """
@@ -155,7 +157,7 @@ class Model:
         return probability
 
     def run_cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
-        """Run one pass of the network over tiles, and return the probability of each core.
+        """Run one pass over tiles.
 
         With a tile's whole halo it equals that of one pass over the whole raster. The few tiles that cannot be cropped
         are run one by one on the plain network.
@@ -185,7 +187,7 @@ class Model:
         return list(probability[:, : first.core.height, : first.core.width])
 
     def _probability(self, session: Any, batch: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Run a session on a batch, and check shape and values of the result.
+        """Run a session, and check the result.
 
         Input and output are bound to the session's device, so that the result is copied once, at the end.
 
@@ -218,7 +220,7 @@ class Model:
         return np.clip(probability, 0, 1, out=probability)
 
     def release_memory(self) -> None:
-        """Release the memory of passes, which the polygons of a large map need."""
+        """Release the memory of passes."""
         self._cropped_sessions.session.cache_clear()
         cell = self.contract.input.alignment
         options = onnxruntime.RunOptions()
@@ -238,11 +240,13 @@ class Model:
 
     @property
     def halo(self) -> int:
-        """Halo with which tiles equal one pass, a multiple of the alignment."""
+        """Exact halo, a multiple of the alignment."""
         return round_up(self.contract.input.halo, self.contract.input.alignment)
 
     def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
-        """Cut a raster into the tiles that cost least and fit into memory.
+        """Cut a raster into tiles.
+
+        They are those that cost least and fit into memory.
 
         Args:
             shape: (height, width) of the raster.
@@ -260,7 +264,7 @@ class Model:
         return small and self.memory_bytes(tiling) <= MEMORY_LIMIT_BYTES
 
     def halo_error(self, tiling: Tiling) -> float | None:
-        """Return the largest known error of probabilities caused by a tiling.
+        """Return the largest known error of a tiling.
 
         It is 0 with the exact halo, or with one tile. With a smaller halo it is the value that the contract states, the
         largest difference measured on windows of the training areas; it is not a bound. None if the contract states
@@ -280,7 +284,9 @@ class Model:
         return max(min((MEMORY_LIMIT_BYTES - fixed) // (self.memory_bytes(tiling) - fixed), len(tiling)), 1)
 
     def memory_bytes(self, tiling: Tiling, batch: int = 1) -> int:
-        """Return an upper bound of the network's memory in bytes: weights and one pass.
+        """Return an upper bound of the memory of a pass.
+
+        It includes the weights.
 
         Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
         for 4, 8, 16, 32 and 64 filters of the first level. A pixel of a cropped tile's window takes 410, 430, 420, 810
@@ -320,7 +326,9 @@ class Model:
         return probability
 
     def _check(self, graph: onnx.ModelProto) -> None:
-        """Check that the graph agrees with the contract, and run it once.
+        """Check that graph and contract agree.
+
+        The graph is run once.
 
         Input, output, halo and alignment are compared.
 
@@ -359,7 +367,7 @@ def _free_image(shape: list[Any], channels: int) -> bool:
 def open_variant(
     path: Path, precision: Precision | None, registered_as: RegistryVersion | None, provider: Provider = "auto"
 ) -> Model:
-    """Open a model file, or its variant of another precision.
+    """Open a model file, or a variant of it.
 
     The variant is the file next to it (`variant_path`).
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: provider, number of threads and memory arena."""
+"""ONNX Runtime sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_session(
     weights: Mapping[str, NDArray[Any]] | None = None,
     threads: int | None = None,
 ) -> Any:
-    """Open an ONNX Runtime session with the options of talud.
+    """Open an ONNX Runtime session.
 
     All sessions of the process share a memory arena. Requesting memory from the system at each layer takes a fifth of a
     pass, and an arena for each session would hold memory that only one uses at a time.
@@ -72,7 +72,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _providers(wanted: Provider) -> list[Any]:
-    """Return the execution providers to use, in order of preference.
+    """Return the execution providers by preference.
 
     CUDA is left out if TensorFlow is loaded in this process, since the two load different builds of CUDA.
     """
@@ -96,7 +96,7 @@ def processor_digest() -> str:
 
 
 def physical_cores() -> int:
-    """Return the number of physical cores that this process may run on.
+    """Count the physical cores of this process.
 
     Threads of one core share its arithmetic units, so more threads do not help.
     """

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean over the eight symmetries of a square.
+"""Test-time augmentation by the symmetries of a square.
 
 Landslides have no preferred direction, but a trained network may have one. Each tile is run eight times, flipped and
 transposed (the dihedral group of order 8, D4), and each probability is transformed back. The result does not depend on
@@ -31,16 +31,16 @@ class Symmetry(NamedTuple):
     transposed: bool
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return an array (…, height, width) transformed by the symmetry."""
+        """Transform an array (…, height, width)."""
         mirrored = self._mirrored(array)
         return mirrored.swapaxes(-2, -1) if self.transposed else mirrored
 
     def invert(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return an array (…, height, width) transformed back."""
+        """Transform an array (…, height, width) back."""
         return self._mirrored(array.swapaxes(-2, -1) if self.transposed else array)
 
     def transform_tile(self, tile: Tile, alignment: int) -> Tile:
-        """Return the tile of the transformed raster that corresponds to a tile.
+        """Return the tile of the transformed raster.
 
         Its core is filled up to whole lattice cells.
 
@@ -80,7 +80,7 @@ SYMMETRIES = tuple(Symmetry(*ways) for ways in product((False, True), repeat=3))
 def average_symmetries(
     model: Model, stack: NDArray[np.float32], tile: Tile
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation of a core's eight probabilities.
+    """Return mean and deviation of eight probabilities.
 
     Both are (height, width) and equal those of eight passes over the whole padded raster, transformed. The sums are
     over sorted values, so that they depend neither on the tile nor on the orientation of the raster.
@@ -107,7 +107,7 @@ def average_symmetries(
 
 
 def _symmetric_tiles(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
-    """Return a tile under all eight symmetries, grouped by edges.
+    """Return a tile under all symmetries, by edges.
 
     A model keeps few cropped networks open. Neighbouring tiles along an edge, and the two ends of a row, need the same
     four networks: every other tile uses them in reverse order, so that it starts with the ones that are still open.

@@ -1,4 +1,6 @@
-"""Exact tiling: tiles whose map equals that of one pass over the raster.
+"""Exact tiling of rasters.
+
+The map of the tiles equals that of one pass over the raster.
 
 A network with pooling layers sees a lattice of 2^depth pixels, and an output pixel depends on a limited neighbourhood,
 the halo. A tile's window therefore starts on the lattice and extends a halo beyond the core that the tile writes. The
@@ -17,12 +19,12 @@ from typing import NamedTuple
 
 
 def round_up(length: int, multiple: int) -> int:
-    """Return the smallest multiple that is not less than `length`."""
+    """Round a length up to a multiple."""
     return -(-length // multiple) * multiple
 
 
 class PixelWindow(NamedTuple):
-    """Rectangle of whole pixels, in the field order of `rasterio.windows.Window`."""
+    """Rectangle of pixels, like `rasterio.windows.Window`."""
 
     col_off: int
     row_off: int
@@ -30,13 +32,13 @@ class PixelWindow(NamedTuple):
     height: int
 
     def toslices(self) -> tuple[slice, slice]:
-        """Return the rows and columns as slices of an array."""
+        """Return the rows and columns as slices."""
         rows = slice(self.row_off, self.row_off + self.height)
         return rows, slice(self.col_off, self.col_off + self.width)
 
 
 class Edges(NamedTuple):
-    """Sides on which a tile's core reaches the edge of the padded raster.
+    """Sides on which a core touches the raster's edge.
 
     The core is filled up to whole lattice cells.
     """
@@ -49,7 +51,7 @@ class Edges(NamedTuple):
 
 @dataclass(frozen=True)
 class Tile:
-    """Core and window of one step of a tiled prediction.
+    """Core and window of a tile.
 
     Attributes:
         core: pixels that only this tile writes, inside the raster.
@@ -66,18 +68,21 @@ class Tile:
 
     @property
     def batch_key(self) -> tuple[Edges | None, int, int]:
-        """Key of tiles that fit into one pass: the edges and shape of the core."""
+        """Key of tiles that fit into one pass.
+
+        It is the edges and shape of the core.
+        """
         return self.edges, self.core.height, self.core.width
 
     @property
     def core_slices(self) -> tuple[slice, slice]:
-        """Rows and columns of the core in an array of the window."""
+        """Slices of the core within the window."""
         top = self.core.row_off - self.window.row_off
         left = self.core.col_off - self.window.col_off
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
     def cell_slices(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
-        """Return rows and columns of the core's lattice cells and a margin.
+        """Return slices of the core's cells and a margin.
 
         They index an array of the window.
 
@@ -94,7 +99,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Axis:
-    """Rows or columns of a raster, cut into cores of equal length.
+    """Rows or columns, cut into cores.
 
     Attributes:
         length: length of the raster along this axis, at least 1.
@@ -110,7 +115,7 @@ class Axis:
 
     @classmethod
     def balanced(cls, length: int, longest_core: int, halo: int, alignment: int) -> Axis:
-        """Cut an axis into the fewest cores of equal length.
+        """Cut an axis into the fewest equal cores.
 
         Args:
             length: length of the raster along this axis.
@@ -135,13 +140,15 @@ class Axis:
         return min(self.padded, self.core + 2 * self.halo)
 
     def __iter__(self) -> Iterator[tuple[range, range]]:
-        """Yield each core, and its window, as ranges of pixels."""
+        """Yield each core and window as ranges."""
         for start in range(0, self.length, self.core):
             first = min(max(start - self.halo, 0), self.padded - self.window)
             yield range(start, min(start + self.core, self.length)), range(first, first + self.window)
 
     def touched_edges(self, core: range) -> tuple[bool, bool] | None:
-        """Return whether a core begins and whether it ends at an edge of the raster.
+        """Return the edges that a core touches.
+
+        They are that at its begin and that at its end.
 
         None if an edge lies within the halo.
         """
@@ -153,14 +160,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Raster cut into tiles, row by row; rows and columns are cut independently."""
+    """Raster cut into tiles, row by row.
+
+    Rows and columns are cut independently.
+    """
 
     rows: Axis
     columns: Axis
 
     @classmethod
     def of(cls, shape: tuple[int, int], tile: int, halo: int, alignment: int) -> Tiling:
-        """Cut a raster into cores of at most `tile` pixels a side.
+        """Cut a raster into cores of limited size.
 
         Args:
             shape: (height, width) of the raster.
@@ -175,7 +185,7 @@ class Tiling:
     def largest_fitting(
         cls, shape: tuple[int, int], fits: Callable[[Tiling], bool], halo: int, alignment: int
     ) -> Tiling:
-        """Cut a raster into the largest tiles that fit into memory.
+        """Cut a raster into the largest possible tiles.
 
         Args:
             shape: (height, width) of the raster.
@@ -190,7 +200,7 @@ class Tiling:
 
     @property
     def can_crop(self) -> bool:
-        """True if every tile can be run on a cropped network.
+        """True if all tiles can be cropped.
 
         True if there are several tiles, and each side of a tile is on the raster's edge or has its whole halo.
         """
@@ -222,7 +232,9 @@ class Tiling:
 
 
 def batch_tiles(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
-    """Yield tiles in batches of equal key and of exactly `size`.
+    """Yield tiles in batches of equal key.
+
+    Batches have exactly `size` tiles.
 
     A batch is yielded when it is full; the remaining tiles follow one by one.
     """

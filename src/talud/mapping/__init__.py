@@ -1,1 +1,1 @@
-"""Mapping of rasters by tiles, in this process or on workers."""
+"""Mapping of rasters by tiles."""

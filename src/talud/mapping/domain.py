@@ -1,4 +1,4 @@
-"""Domain report: the distance of a raster from a model's training data.
+"""Distance of a raster from the training data.
 
 For each band, the histogram of the valid training pixels, which is stored in the contract, is compared with that of the
 raster by histogram intersection: the sum over the bins of the smaller of both shares (M. J. Swain and D. H. Ballard,
@@ -34,7 +34,7 @@ MAX_COUNTED_PIXELS = 1 << 17
 
 
 class DomainVerdict(StrEnum):
-    """Verdict on a band, or on a raster by its worst band; from best to worst."""
+    """Verdict on a band or raster, best first."""
 
     NO_VALUES = "no valid values"
     NO_HISTOGRAM = "the model holds no histograms"
@@ -48,7 +48,9 @@ UNLIKE_VERDICTS = (DomainVerdict.DIFFERS, DomainVerdict.FAR)
 
 @dataclass(frozen=True)
 class DomainDistance:
-    """Distance of a band, or of a difference of two bands, from the training areas.
+    """Distance of a band from the training areas.
+
+    A band may be the difference of two bands.
 
     Attributes:
         band: name of the band or difference, such as "red" or "red − green".
@@ -64,7 +66,7 @@ class DomainDistance:
 
     @classmethod
     def of(cls, pixels: NDArray[np.float32], band: BandContract) -> DomainDistance:
-        """Compare the pixels of a band with those of the training areas.
+        """Compare a band with the training areas.
 
         Args:
             pixels: values of any shape, NaN where invalid; implausible values count as invalid. Of many pixels, a
@@ -82,7 +84,7 @@ class DomainDistance:
         second: tuple[NDArray[np.float32], BandContract],
         difference: Difference,
     ) -> DomainDistance:
-        """Compare the difference of two bands with that of the training areas.
+        """Compare a difference of bands with the training areas.
 
         Args:
             first: pixels and contract of the first band, as for `of`.
@@ -103,7 +105,7 @@ class DomainDistance:
         learned: Sequence[float],
         limits: tuple[float, float],
     ) -> DomainDistance:
-        """Compare valid values with a training histogram, if there is one, and range."""
+        """Compare values with a training histogram and range."""
         if not values.size:
             return cls(name, None, None)
         outside = float(np.mean((values < limits[0]) | (values > limits[1])))
@@ -113,7 +115,7 @@ class DomainDistance:
 
     @property
     def verdict(self) -> DomainVerdict:
-        """Verdict by overlap and share of values outside the training range."""
+        """Verdict by overlap and values out of range."""
         if self.outside is None:
             return DomainVerdict.NO_VALUES
         if self.overlap is None:
@@ -128,12 +130,12 @@ class DomainDistance:
 
 
 def overall_verdict(distances: Sequence[DomainDistance]) -> DomainVerdict:
-    """Return the worst verdict of all bands; at least one is required."""
+    """Return the worst verdict of all bands."""
     return max((distance.verdict for distance in distances), key=list(DomainVerdict).index)
 
 
 def report_lines(distances: Sequence[DomainDistance]) -> list[str]:
-    """Return the verdict on the raster and one line for each unlike band."""
+    """Return the verdict, and a line for each unlike band."""
     unlike = [distance for distance in distances if distance.verdict in UNLIKE_VERDICTS]
     return [
         f"domain: {overall_verdict(distances)}",
@@ -142,7 +144,7 @@ def report_lines(distances: Sequence[DomainDistance]) -> list[str]:
 
 
 def _pixel_sample(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
-    """Return a flat sample of the pixels, NaN where one is implausible."""
+    """Return a flat sample of plausible pixels."""
     return mask_implausible(pixels.ravel()[:: -(-pixels.size // MAX_COUNTED_PIXELS)], band.lowest, band.highest)
 
 

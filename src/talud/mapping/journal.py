@@ -1,4 +1,4 @@
-"""Journal of a map: finished tiles from which an interrupted run resumes.
+"""Journal from which an interrupted map resumes.
 
 A tile is finished once its file has its final name: it is written under another name, synchronised to the disk, and
 renamed. Whatever ends a run (a power cut, a full disk, kill -9), the next run finds complete tiles only. The facts that
@@ -108,7 +108,7 @@ class Journal:
     @classmethod
     @contextmanager
     def reserve(cls, out: Path) -> Iterator[Journal]:
-        """Lock the folder of a map while its stack is made.
+        """Lock a map's folder while its stack is made.
 
         Args:
             out: folder of the map.
@@ -126,16 +126,22 @@ class Journal:
 
     @classmethod
     def was_publishing(cls, out: Path) -> bool:
-        """Check if a run was interrupted while it moved a map's files to `out`."""
+        """Check if a run was interrupted while publishing.
+
+        It was moving the files of a map to `out`.
+        """
         return (_working_folder(out) / _PUBLISHING_FILE).exists()
 
     def mark_publishing(self) -> None:
-        """Record that the files of the map are being moved to its folder."""
+        """Record that the map is being published.
+
+        Its files are moved to its folder.
+        """
         (self.folder / _PUBLISHING_FILE).touch()
 
     @property
     def products(self) -> Path:
-        """Folder for the files of the map, empty when the journal is opened."""
+        """Folder for the files of the map."""
         return self.run / "products"
 
     def __len__(self) -> int:
@@ -161,7 +167,7 @@ class Journal:
             return None
 
     def write(self, tile: Tile, block: TileResult) -> None:
-        """Store the result for a tile, which is then finished.
+        """Store the result for a tile.
 
         Raises:
             OutputError: The disk is full or fails, or the run has ended.
@@ -213,7 +219,7 @@ class Journal:
         scratch.replace(self.folder / _IDENTITY_FILE)
 
     def _stored_identity(self) -> dict[str, Any]:
-        """Read the identity of the stored tiles; empty if missing or damaged."""
+        """Read the stored identity; empty if missing or damaged."""
         try:
             begun = json.loads((self.folder / _IDENTITY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -233,7 +239,9 @@ def _working_folder(out: Path) -> Path:
 
 
 def _lock_folder(folder: Path) -> ExitStack:
-    """Lock a working folder until the result is closed or the process ends.
+    """Lock a working folder.
+
+    The lock ends when the result is closed or the process ends.
 
     Raises:
         BusyError: Another process holds the lock.

@@ -1,4 +1,7 @@
-"""Options of a map, defined once for command line, Python and service."""
+"""Options of a map.
+
+They are defined once for command line, Python and service.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Provider = Literal["auto", "cpu", "cuda"]
 
 
 class ResultOptions(BaseModel):
-    """Options that decide what a map shows; clients of the service may set them."""
+    """Options that decide what a map shows.
+
+    Clients of the service may set them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -123,7 +129,7 @@ class MapOptions(ResultOptions):
 
 
 def _error_message(error: ValidationError) -> str:
-    """Return a message on the first error of the options."""
+    """Return a message on the first error."""
     first = error.errors(include_url=False)[0]
     name, value = str(first["loc"][0]).replace("_", " "), first["input"]
     value = f"{value:g}" if isinstance(value, int | float) else value

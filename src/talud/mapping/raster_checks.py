@@ -1,4 +1,4 @@
-"""Checks that a raster fits the contract of a model."""
+"""Checks of a raster against a contract."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_BLOCK_BYTES = 10**9
 
 
 def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
-    """Check the CRS, pixel size and location of a raster.
+    """Check a raster's CRS, pixel size and location.
 
     Raises:
         MismatchError: The grid does not fit the contract, or has no location on the ground.
@@ -74,7 +74,10 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
 
 
 def _scale_factor(grid: Grid) -> float:
-    """Return the ratio of a length on the map to that on the ground, at the centre."""
+    """Return the map scale factor at the centre.
+
+    It is the ratio of a length on the map to that on the ground.
+    """
     crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
     centre = grid.transform * (grid.width / 2, grid.height / 2)
     longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*centre)
@@ -82,7 +85,7 @@ def _scale_factor(grid: Grid) -> float:
 
 
 def find_missing_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
-    """Return the groups that a raster lacks and the model can do without.
+    """Return missing groups that the model does not need.
 
     Empty if the model was not scored without them.
     """
@@ -119,13 +122,13 @@ def find_band_indexes(
 
 
 def _supported_subsets(contract: Contract) -> str:
-    """Return the smaller sets of groups that a model accepts, for a message."""
+    """Describe the smaller band sets of a model."""
     less = [" + ".join(subset.groups) for subset in contract.input.subsets if subset.supported]
     return f", or all bands of {' or '.join(less[1:])}" if less[1:] else ""
 
 
 def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
-    """Check that a raster does not have too many bands to be read in time.
+    """Check that a raster has not too many bands.
 
     Raises:
         SourceError: It has more than `MOST_BANDS`.
@@ -135,7 +138,7 @@ def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
 
 
 def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
-    """Check that the blocks of a raster fit into memory.
+    """Check that raster blocks fit into memory.
 
     GDAL unpacks whole blocks, and those of a damaged file may be gigabytes.
 
@@ -158,7 +161,7 @@ def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str |
 def check_units(
     dataset: DatasetReader, indexes: tuple[int, ...], present: tuple[BandContract, ...], raster: str | Path
 ) -> None:
-    """Check that stated units of bands are those of the contract.
+    """Check the stated units of bands.
 
     Raises:
         MismatchError: A band has another unit.
@@ -176,7 +179,9 @@ def check_units(
 def check_processing(
     tags: Mapping[str, str], contract: Contract, present: tuple[BandContract, ...], raster: str | Path
 ) -> None:
-    """Check that stated processing options are those of the training stacks.
+    """Check the stated processing options.
+
+    They must be those of the training stacks.
 
     Raises:
         MismatchError: An option that a present band depends on differs.
@@ -198,7 +203,7 @@ def check_processing(
 
 
 def mask_implausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """Return bands in contract order with NaN where a value is implausible."""
+    """Set implausible values of bands to NaN."""
     return np.stack(
         [
             bands.mask_implausible(each, band.lowest, band.highest)
@@ -240,7 +245,7 @@ def check_band_values(sample: NDArray[np.float32], band: BandContract, raster: s
 
 
 def _probable_cause(band: BandContract, low: float, high: float) -> str:
-    """Return the probable cause of implausible values, for a message."""
+    """Return the probable cause of implausible values."""
     unit = band.unit.casefold()
     if max(-low, high) > MAX_MEASURABLE_VALUE:
         return "check for an undeclared nodata value, or a wrong scale or offset"

@@ -1,4 +1,4 @@
-"""Rasters opened for a model: bands by name, NaN where invalid."""
+"""Rasters opened for a model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SAMPLE_BLOCK_LIMITS = 4, 8  # smallest and largest number of blocks in which a l
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """Facts about a raster that fits a contract, collected when it is opened.
+    """Facts about a raster that fits a contract.
 
     Attributes:
         name: name of the file, without its folders.
@@ -134,7 +134,9 @@ class StackReader:
         return self.info.grid
 
     def read(self, window: Window) -> NDArray[np.float32]:
-        """Read the bands of a window, (bands, height, width), in contract order.
+        """Read the bands of a window.
+
+        Returns (bands, height, width) in contract order.
 
         Pixels are NaN where the raster is invalid, where a value is infinite or implausible, in a missing group, and
         beyond the raster's edge.
@@ -153,27 +155,35 @@ class StackReader:
         return stack
 
     def has_band(self, name: str) -> bool:
-        """Check if the raster has a band of that name in talud's unit."""
+        """Check if a band exists in talud's unit."""
         if name not in self._dataset.descriptions:
             return False
         stated, expected = self._dataset.units[self._dataset.descriptions.index(name)], bands.band_named(name).unit
         return not stated or not expected or stated.casefold() == expected.casefold()
 
     def read_band(self, name: str, window: Window) -> NDArray[np.float32]:
-        """Read a window of an existing band; NaN where invalid."""
+        """Read a window of an existing band.
+
+        Invalid pixels are NaN.
+        """
         index = self._dataset.descriptions.index(name) + 1
         band = bands.band_named(name)
         return bands.mask_implausible(_read_band(self._dataset, index, window), band.lowest, band.highest)
 
     def occlusion_masks(self, window: Window) -> dict[str, NDArray[np.bool_]]:
-        """Read the masks of cloud, and of radar layover or shadow, by name.
+        """Read the occlusion masks of a window.
+
+        They mark cloud, and radar layover or shadow.
 
         The names are those of `talud.bands.OCCLUSION_MASKS`; the window must be inside the raster.
         """
         return {name: self.read_band(name, window) > 0 for name in bands.OCCLUSION_MASKS if self.has_band(name)}
 
     def read_image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Read bands resampled to (height, width); None if one is missing."""
+        """Read bands resampled to (height, width), or None.
+
+        None if one is missing.
+        """
         present = self._dataset.descriptions
         if not set(names) <= set(present):
             return None
@@ -192,7 +202,7 @@ def small_gdal_cache() -> rasterio.Env:
 
 @contextmanager
 def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
-    """Open a raster, and check that it fits a contract.
+    """Open a raster and check it.
 
     Args:
         raster: path of the raster, or another name that GDAL can open.
@@ -247,7 +257,7 @@ def _name(raster: str | Path) -> str:
 
 
 def find_mismatch(raster: str | Path, contract: Contract) -> str | None:
-    """Return the reason why a raster does not fit a contract, or None.
+    """Return why a raster does not fit, or None.
 
     Raises:
         SourceError: The raster cannot be read, has no CRS, or is rotated.
@@ -260,7 +270,7 @@ def find_mismatch(raster: str | Path, contract: Contract) -> str | None:
 
 
 def _raster_identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
-    """Return facts that identify a raster, independent of its location.
+    """Return facts that identify a raster anywhere.
 
     They are its name, its grid, a digest of its header, a digest of a sample of its pixels (of each band, at most 1024
     × 1024, from the overviews if there are any), and a digest of sizes and modification times of its files on local
@@ -287,7 +297,10 @@ def _read_band(
     shape: tuple[int, int] | None = None,
     resampling: Resampling = Resampling.nearest,
 ) -> NDArray[np.float32]:
-    """Read a band as float32 in physical units, NaN where it is invalid."""
+    """Read a band in physical units.
+
+    Returns float32, NaN where invalid.
+    """
     # A value that overflows is implausible.
     with translate_read_errors(dataset.name), np.errstate(over="ignore", invalid="ignore"):
         alpha = alpha_bands(dataset, (index,))
@@ -320,7 +333,9 @@ def _distances(
     present: tuple[BandContract, ...],
     contract: Contract,
 ) -> tuple[DomainDistance, ...]:
-    """Return the distances of bands and band differences from the training areas.
+    """Return the distances from the training areas.
+
+    They are those of bands, then those of band differences.
 
     If the sample is smaller than the raster, it may come from overviews, whose averages vary less than pixels do. In
     that case full-resolution pixels are read from a few blocks within the valid part of the sample.
@@ -345,7 +360,7 @@ def _distances(
 
 
 def _sample_windows(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
-    """Return blocks of a raster, spread evenly over its valid pixels.
+    """Return blocks spread over the valid pixels.
 
     Args:
         valid: valid pixels of a sample of the raster.

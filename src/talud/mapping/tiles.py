@@ -1,4 +1,7 @@
-"""Tiles of a map: computed by an executor, kept in a journal, sent to a sink."""
+"""Computation of the tiles of a map.
+
+Tiles are computed by an executor, kept in a journal, and sent to a sink.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from talud.progress import Progress
 
 
 class TileInput(NamedTuple):
-    """Input of the network for a tile's window, and codes of its core's missing data."""
+    """Window of a tile, and codes of missing data."""
 
     window: NDArray[np.float32]
     unmapped: NDArray[np.uint16]
@@ -45,11 +48,17 @@ class TileSink(Protocol):
     """Receiver of the finished tiles of a map."""
 
     def write(self, tile: Tile, block: TileResult) -> None:
-        """Receive a tile; each is sent once, in the order of the tiling."""
+        """Receive a tile.
+
+        Each tile is sent once, in the order of the tiling.
+        """
 
 
 class Executor(Protocol):
-    """Way to compute the tiles of a map: in this process or on workers."""
+    """Way to compute the tiles of a map.
+
+    It uses this process or workers.
+    """
 
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
         """Compute tiles, and store each in the journal.
@@ -82,7 +91,9 @@ class InProcessExecutor:
 
 
 def compute_missing_tiles(tiling: Tiling, journal: Journal, executor: Executor, progress: Progress | None) -> int:
-    """Compute the missing tiles of a map; return the number of resumed ones.
+    """Compute the missing tiles of a map.
+
+    Returns the number of tiles that existed already.
 
     Args:
         tiling: tiling of the raster.
@@ -105,7 +116,9 @@ def compute_missing_tiles(tiling: Tiling, journal: Journal, executor: Executor, 
 
 
 def send_to_sink(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
-    """Send all finished tiles to a sink, in the order of the tiling.
+    """Send all finished tiles to a sink.
+
+    The order is that of the tiling.
 
     Raises:
         OutputError: A tile is damaged or missing.
@@ -118,7 +131,7 @@ def send_to_sink(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
 
 
 def mapped_probability(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probability for an array, NaN where it is not mapped.
+    """Return the probability, NaN where unmapped.
 
     Args:
         model: model to run.
@@ -139,7 +152,7 @@ def compute_tiles(
     passes: PassOptions,
     report: Callable[[int], object] = lambda _: None,
 ) -> None:
-    """Compute tiles with a model, and store them in the journal.
+    """Compute tiles, and store them in the journal.
 
     While the network runs, the next batch is read and the last one is written.
 
@@ -173,7 +186,9 @@ def compute_tiles(
 def _read_ahead(
     stack: StackReader, batches: Iterable[list[Tile]], reader: ThreadPoolExecutor
 ) -> Iterator[tuple[list[Tile], list[Future[TileInput]]]]:
-    """Yield batches with their pixels, read while the previous batch is computed.
+    """Yield batches with pixels, read in advance.
+
+    A batch is read while the previous one is computed.
 
     The reader has one thread, since a GDAL dataset serves one thread at a time.
     """
@@ -226,7 +241,9 @@ def _compute_with_location(model: Model, tile: Tile, pixels: Future[TileInput], 
 
 
 def _compute_batch(model: Model, tiles: list[Tile], batch: list[TileInput], tta: bool) -> list[TileResult]:
-    """Compute a batch; skip the network for tiles without a pixel to map.
+    """Compute a batch of tiles.
+
+    The network is skipped for tiles without a pixel to map.
 
     A batch that is incomplete for that reason is computed tile by tile, since ONNX Runtime would plan its memory anew.
     """

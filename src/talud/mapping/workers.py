@@ -1,4 +1,4 @@
-"""Executor that computes the tiles of a map on workers.
+"""Executor on several workers.
 
 Workers are processes of this machine, or those of a Dask cluster.
 
@@ -77,7 +77,7 @@ class SharedModel:
 
 @dataclass(frozen=True)
 class ShardContext:
-    """Everything that a worker needs in addition to its shard.
+    """Context that a worker needs for its shards.
 
     Attributes:
         model: model to run.
@@ -189,7 +189,7 @@ def _distribute(job: ShardContext, shards: Sequence[Shard], found: Cluster, repo
 
 
 def _check_shared_disk(client: Client, copy: Path) -> None:
-    """Check that the workers can access the disk of the journal.
+    """Check that workers can access the journal's disk.
 
     Raises:
         ClusterError: A worker cannot.
@@ -269,7 +269,7 @@ def _open_raster(job: ShardContext, model: Model) -> OpenRaster:
 
 
 def _close_rasters(job: ShardContext) -> None:
-    """Close the files of a finished job, in a worker."""
+    """Close the files of a job in a worker."""
     _load_model.cache_clear()
     for thread in [thread for thread, opening in list(_open_rasters.items()) if opening.job == job]:
         opening = _open_rasters.pop(thread)
@@ -278,7 +278,10 @@ def _close_rasters(job: ShardContext) -> None:
 
 
 def _environment(model: Model, stack: StackReader) -> dict[str, Any]:
-    """Return facts that tiles depend on and that may differ on a worker."""
+    """Return facts that may differ on a worker.
+
+    The tiles depend on them.
+    """
     return {
         "talud": version("talud"),
         "ONNX Runtime": onnxruntime.__version__,
@@ -289,7 +292,7 @@ def _environment(model: Model, stack: StackReader) -> dict[str, Any]:
 
 
 def _check_environment(facts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Check that a worker's environment equals that of the calling process."""
+    """Check that a worker's environment is equal."""
     changes = [describe_change(name, found[name], facts[name], "here") for name in facts if found[name] != facts[name]]
     if changes:
         raise ClusterError(
