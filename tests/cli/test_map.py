@@ -211,7 +211,7 @@ def test_failed_map_keeps_the_earlier_one(talud: Run, command: list[object], tmp
     command[command.index("--optical") + 1] = write_raster(tmp_path / "sixteen.tif", sixteen_bits)
     code, out, err = talud(*command)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith("talud: maps/here/stack.tif: band 'red' holds ")
+    assert err.startswith("talud: maps/here/stack.tif: band 'red' has ")
     assert "16-bit numbers" in err
     assert products(Path("maps/here")) == before
 

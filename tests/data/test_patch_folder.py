@@ -216,9 +216,9 @@ def test_invalid_mask_is_refused(tmp_path: Path) -> None:
     Image.fromarray(pixels(1)).save(mask)
     assert "coloured picture" in refusal(tmp_path)
     Image.fromarray(np.full((SIDE, SIDE), 7, np.uint8)).save(mask)
-    assert "holds 7; a mask is 0 or 1, or 0 or 255" in refusal(tmp_path)
+    assert "has the value 7; a mask is 0 or 1, or 0 or 255" in refusal(tmp_path)
     Image.fromarray(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE) % 2 * 254 + 1).save(mask)
-    assert "holds 0, 1 and 255" in refusal(tmp_path)
+    assert "has the values 0, 1 and 255" in refusal(tmp_path)
     mask.rename(tmp_path / "masks" / "one.png")
     assert "no mask has the name of an image (1.png, one.png)" in refusal(tmp_path)
 

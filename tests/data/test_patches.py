@@ -133,7 +133,7 @@ def test_split_refuses_an_area_with_too_few_landslides(tmp_path: Path) -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[5:90, 5] = 1
     mask[45:99, 5] = 0
-    with pytest.raises(StudyError, match=r"2 of 16 blocks hold landslides.*split.block"):
+    with pytest.raises(StudyError, match=r"2 of 16 blocks contain landslides.*split.block"):
         split_blocks(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
 
 
@@ -237,7 +237,7 @@ def test_patch_stack_is_split_by_number(tmp_path: Path) -> None:
 
 def test_patch_stack_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 1, 2, 13])
-    with pytest.raises(StudyError, match="none of the patches for test holds a landslide"):
+    with pytest.raises(StudyError, match="none of the patches for test contains a landslide"):
         split_blocks(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
     with pytest.raises(StudyError, match="patches of 8 pixels, which cannot be divided into patches of 6"):
         split_blocks(mask, SplitOptions(block=8, patch=6, validation=0.2, test=0.2), seed=1)

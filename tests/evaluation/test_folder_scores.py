@@ -215,7 +215,7 @@ BAD = {
     "grey images": (spoil_channel, "has 1 channel without names; give them"),
     "one grey image": (spoil_one_channel, "7.png: has 1 channel, but green has the number 2"),
     "no green band": (spoil_names, "has no band green; it has red, nir, blue, the model expects red, green, blue"),
-    "values of another scale": (spoil_values, "band 'red' holds"),
+    "values of another scale": (spoil_values, "band 'red' has"),
     "a file that is no picture": (spoil_picture, "31.png: cannot be read as a raster"),
     "no masks": (spoil_masks, "has no mask in"),
     "no folder": (spoil_all, "patches: is not a folder; give a folder with images/ and masks/"),

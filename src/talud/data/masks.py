@@ -58,13 +58,13 @@ def check_both_classes(known: KnownPixels, subject: str, role: str) -> None:
         SourceError: No pixel is known to be background, and the role is not transfer.
     """
     if not known.background and known.landslide:
-        said = (
+        message = (
             f"{subject}: no pixel is known to be background, so false alarms would not be counted; 0 must not be the "
             "masks' nodata value (gdal_edit.py -unsetnodata removes it), and a boundary must include background"
         )
         if role != "transfer":
-            raise SourceError(said)
-        warnings.warn(said, TaludWarning, stacklevel=2)
+            raise SourceError(message)
+        warnings.warn(message, TaludWarning, stacklevel=2)
     elif not known.landslide and known.background:
         warnings.warn(
             f"{subject}: no pixel is known to be landslide, so scores there show only false alarms",
@@ -95,7 +95,9 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
         palette = _palette(raster)
     if palette is not None and not np.array_equal(palette[:2], _OWN_PALETTE):
         if planes[0][known].max(initial=0) >= len(palette):
-            raise SourceError(f"{path}: holds {planes[0][known].max()}, which is not in its palette; save it in grey")
+            raise SourceError(
+                f"{path}: has the value {planes[0][known].max()}, which is not in its palette; save it in grey"
+            )
         colours = palette[np.where(known, planes[0], 0)]
         known &= colours[..., 3] > 0
         planes = np.moveaxis(colours[..., :3], -1, 0)
@@ -119,8 +121,8 @@ def classify_values(path: Path, values: NDArray[np.generic], known: NDArray[np.b
         if np.isin(values[known], (background, landslide)).all():
             return _classes(values == landslide, known)
     strange = values[known & ~np.isin(values, (0, 1, 255))]
-    found = f"{strange[0]:g}" if len(strange) else "0, 1 and 255"
-    raise SourceError(f"{path}: holds {found}; {_EXPECTED}")
+    found = f"the value {strange[0]:g}" if len(strange) else "the values 0, 1 and 255"
+    raise SourceError(f"{path}: has {found}; {_EXPECTED}")
 
 
 def _classify_colours(path: Path, planes: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -88,7 +88,7 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
     with_landslides = [index for index, count in enumerate(counts) if count]
     if len(with_landslides) < len(SPLIT_PARTS):
         raise StudyError(
-            f"{mask}: {len(with_landslides)} of {len(windows)} blocks hold landslides, but training, validation and "
+            f"{mask}: {len(with_landslides)} of {len(windows)} blocks contain landslides, but training, validation and "
             f"test need one each; make split.block ({options.block} pixels) smaller, or the area larger"
         )
     if all(share == 1 for share in shares):
@@ -238,8 +238,8 @@ def _split_in_order(mask: Path, windows: list[Window], counts: list[int], option
     for part in SPLIT_PARTS:
         if not any(block.landslide_pixels for block in blocks if block.part == part):
             raise StudyError(
-                f"{mask}: none of the patches for {part} holds a landslide; of {number} patches with known pixels the "
-                f"last {options.test:.0%} are for test, those before for validation (split.validation, "
+                f"{mask}: none of the patches for {part} contains a landslide; of {number} patches with known pixels "
+                f"the last {options.test:.0%} are for test, those before for validation (split.validation, "
                 f"{options.validation:.0%}); change these shares, or add patches"
             )
     return tuple(blocks)
@@ -287,14 +287,14 @@ def _read_block(
     numbers = [stack.descriptions.index(name) + 1 for name in bands]
     pixels = np.moveaxis(stack.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
     known = mask.read(1, window=block.window)
-    wanting = np.isnan(pixels)
-    unknown = wanting.any(axis=-1)
+    invalid = np.isnan(pixels)
+    unknown = invalid.any(axis=-1)
     if optional:
         members = np.array([band_named(name).group for name in bands])
         for group in optional:
-            wanting[..., members == group] = wanting[..., members == group].any(axis=-1, keepdims=True)
-        pixels[wanting] = np.nan
-        unknown = wanting.all(axis=-1) | wanting[..., ~np.isin(members, list(optional))].any(axis=-1)
+            invalid[..., members == group] = invalid[..., members == group].any(axis=-1, keepdims=True)
+        pixels[invalid] = np.nan
+        unknown = invalid.all(axis=-1) | invalid[..., ~np.isin(members, list(optional))].any(axis=-1)
     return pixels, np.where(unknown, UNKNOWN, known).astype(np.uint8)
 
 

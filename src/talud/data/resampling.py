@@ -246,7 +246,7 @@ def _check_location(spec: StackSpec, path: Path, shade: Polygons, grid: Grid) ->
     if place is None:
         return
     number = len(shade.geometries) + shade.unplaced
-    said = f"{path}: none of its {number} polygons is in area '{spec.name}'; {place.explanation}"
+    message = f"{path}: none of its {number} polygons is in area '{spec.name}'; {place.explanation}"
     if place.impossible:
-        raise SourceError(said)
-    warnings.warn(f"{said}; so it masks nothing", TaludWarning, stacklevel=2)
+        raise SourceError(message)
+    warnings.warn(f"{message}; so it masks nothing", TaludWarning, stacklevel=2)

@@ -119,11 +119,11 @@ def _warn_about_dates(spec: StackSpec, found: Mapping[Source, date | None]) -> N
     given = {"optical": spec.area.acquired.optical, "sar_pre": spec.area.acquired.sar_pre}
     given["sar_post"], event = spec.area.acquired.sar_post, spec.area.event
     days: dict[str, date] = {}
-    for source, told in found.items():
-        said = given.get(source)
-        if said and told and said != told:
-            _warn(f"{spec.files[source]}: its name or tags state {told}, but its given date is {said}")
-        if day := said or told:
+    for source, stated in found.items():
+        given_date = given.get(source)
+        if given_date and stated and given_date != stated:
+            _warn(f"{spec.files[source]}: its name or tags state {stated}, but its given date is {given_date}")
+        if day := given_date or stated:
             days[source] = day
     pre, post = days.get("sar_pre"), days.get("sar_post")
     if pre and post and pre >= post:

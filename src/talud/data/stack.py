@@ -173,14 +173,16 @@ def describe_provenance(contract: Contract, area: Area, files: Mapping[Source, P
     spec = spec_for_model(contract, area, files, name)
     bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.input.bands)
     options = spec.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
-    said = spec.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
-    if "sar_unit" in said:
-        said["unit of the SAR scenes"] = said.pop("sar_unit")  # the options contain that of the stack
+    settings_of_area = spec.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
+    if "sar_unit" in settings_of_area:
+        settings_of_area["unit of the SAR scenes"] = settings_of_area.pop(
+            "sar_unit"
+        )  # the options contain that of the stack
     for key in ("optical_scale", "optical_offset"):
         if (value := getattr(spec.area, key)) is not None:
-            said[key] = value
+            settings_of_area[key] = value
     taken = {f"bands of {source}": one.text for source, one in spec.band_numbers.items()}
-    stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said, **taken}
+    stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **settings_of_area, **taken}
     contents = {source: fingerprint(path) for source, path in spec.files.items()}
     return {key: str(value) for key, value in stated.items()} | contents
 

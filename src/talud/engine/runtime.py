@@ -384,18 +384,18 @@ def open_variant(
     named = Model.load(path, registered_as, provider)
     if precision in (None, named.contract.derived.precision):
         return named
-    beside = variant_path(path, precision)
-    if named.contract.derived.precision != "float32" or beside == path:
+    variant_file = variant_path(path, precision)
+    if named.contract.derived.precision != "float32" or variant_file == path:
         raise ModelError(
             f"{path}: has precision {named.contract.derived.precision}, not {precision}; give the float32 file"
         )
     make = f"talud quantize models/{named.contract.origin.name}.onnx --precision {precision}"
-    if not beside.is_file():
+    if not variant_file.is_file():
         if registered_as:
             raise ModelError(f"{named.title}: has no {precision} variant; run {make}, then talud register")
-        raise ModelError(f"{beside}: no such file; make it with talud quantize {path} --precision {precision}")
-    variant = Model.load(beside, registered_as, provider)
+        raise ModelError(f"{variant_file}: no such file; make it with talud quantize {path} --precision {precision}")
+    variant = Model.load(variant_file, registered_as, provider)
     if variant.contract.derived.precision != precision or not variant.contract.is_variant_of(named.contract):
         again = f"{make}, then talud register," if registered_as else f"talud quantize {path} --precision {precision}"
-        raise ModelError(f"{beside}: is not the {precision} variant of {path.name}; run {again} again")
+        raise ModelError(f"{variant_file}: is not the {precision} variant of {path.name}; run {again} again")
     return variant

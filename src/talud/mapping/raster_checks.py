@@ -238,7 +238,7 @@ def check_band_values(sample: NDArray[np.float32], band: BandContract, raster: s
     if outside > MAX_IMPLAUSIBLE_SHARE * values.size:
         low, high = np.percentile(np.clip(values, *_FLOAT32_RANGE), (1, 99))
         raise MismatchError(
-            f"{raster}: band '{band.name}' holds {low:g} to {high:g} (1st to 99th percentile), the model expects "
+            f"{raster}: band '{band.name}' has {low:g} to {high:g} (1st to 99th percentile), the model expects "
             f"{band.lowest:g} to {band.highest:g} {band.unit}, and {outside / values.size:.0%} of the values are "
             f"outside; {_probable_cause(band, float(low), float(high))}"
         )

@@ -245,7 +245,7 @@ def _compute_batch(model: Model, tiles: list[Tile], batch: list[TileInput], tta:
 
     The network is skipped for tiles without a pixel to map.
 
-    A batch that is incomplete for that reason is computed tile by tile, since ONNX Runtime would plan its memory anew.
+    A batch that is incomplete for that reason is computed tile by tile, since ONNX Runtime would plan its memory again.
     """
     if not (tta or any(pixels.unmapped.all() for pixels in batch)):
         cores = model.run_cores([pixels.window for pixels in batch], tiles)
