@@ -290,6 +290,8 @@ BOWTIE = to_degrees(shapely.Polygon([(LEFT + x, TOP - y) for x, y in ((500, 500)
         (json.loads(shapely.to_geojson(square(500, 500, 100))), "longitude and latitude"),
         (polygon([[x, 90] for x in range(5)]), ""),
         (polygon([[1e308, 1e308], [-1e308, 1e308], [0, -1e308], [1e308, 1e308]]), "longitude and latitude"),
+        (polygon(RING, [[1e17, 0], [0, 1e17], [1e17, 1e17], [1e17, 0]]), "longitude and latitude"),
+        (polygon(RING, [[15, 0], [15, 1], [16, 0], [15, 0]]), ""),
     ],
 )
 def test_invalid_outline_is_refused(review: SimpleNamespace, geometry: object, message: str) -> None:

@@ -275,16 +275,18 @@ def parse_outline(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) 
     if sum(map(len, parts)) > MAX_RINGS:
         raise ParamsError(f"the geometry has more than {MAX_RINGS} rings; split it into several landslides")
     drawn = [shapely.Polygon(_drop_heights(rings[0]), [_drop_heights(ring) for ring in rings[1:]]) for rings in parts]
-    west, south, east, north = shapely.MultiPolygon(drawn).bounds
-    if west < -180 or east > 180 or south < -90 or north > 90:
+    if (np.abs(shapely.get_coordinates(drawn)) > (180, 90)).any():  # bounds would not include holes
         raise ParamsError("the geometry is not in longitude and latitude (degrees, WGS84)")
     moved = geopandas.GeoSeries([drawn[0] if len(drawn) == 1 else shapely.MultiPolygon(drawn)], crs=WGS84).to_crs(
         grid.crs.to_wkt()
     )
+    beyond = ParamsError("the geometry extends beyond the map; draw inside the map")
+    if not np.isfinite(shapely.get_coordinates(moved.iloc[0])).all():
+        raise beyond
     outline = _repaired(moved.iloc[0])
     slack = grid.resolution  # for outlines along the edge of the map, whose degrees were rounded
-    if not np.isfinite(outline.bounds).all() or not shapely.box(*grid.bounds).buffer(slack).covers(outline):
-        raise ParamsError("the geometry extends beyond the map; draw inside the map")
+    if not shapely.box(*grid.bounds).buffer(slack).covers(outline):
+        raise beyond
     return outline
 
 
