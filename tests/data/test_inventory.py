@@ -42,9 +42,11 @@ def test_inventory_rules_mark_the_expected_pixels(tmp_path: Path) -> None:
     centre = polygons.rasterise(GRID, all_touched=False)
     expected = np.zeros(GRID.shape, bool)
     expected[16:19, 1:4] = True
-    expected[9, 10] = True  # its only pixel: the centre at 105, 105 lies inside
+    expected[9, 10] = True  # its only pixel, with the centre at 105, 105
     assert np.array_equal(centre, expected)
-    wide = write(tmp_path / "wide.gpkg", [square(16, 16, 18)])  # holds the centre 25 alone, touches three each way
+    wide = write(
+        tmp_path / "wide.gpkg", [square(16, 16, 18)]
+    )  # contains only the centre 25, touches three pixels each way
     polygons = Polygons.read(wide, "inventory", UTM)
     assert polygons.rasterise(GRID, all_touched=False).sum() == 1
     assert polygons.rasterise(GRID, all_touched=True).sum() == 9
@@ -155,7 +157,7 @@ def test_overlapping_parts_of_a_multipolygon_are_united(tmp_path: Path) -> None:
         (TWICE_ROUND, 100 * 50 + 70 * 50 + 40 * 20),  # a ring that covers 40 by 50 metres twice
         (Polygon([(400_000, 599_800), (400_100, 599_900), (400_100, 599_800), (400_000, 599_900)]), 5_000),  # bow tie
         (Polygon(square(0, 0, 100).exterior, [square(20, 20, 30).exterior, square(40, 40, 30).exterior]), 8_300),
-        (Polygon(square(0, 0, 100).exterior, [square(80, 80, 40).exterior]), 9_600),  # a hole across the rim
+        (Polygon(square(0, 0, 100).exterior, [square(80, 80, 40).exterior]), 9_600),  # a hole across the boundary
         (shapely.GeometryCollection([OVERLAPPING, Point(400_000, 599_900)]), 6_300),
         (shapely.GeometryCollection([shapely.GeometryCollection([OVERLAPPING])]), 6_300),
     ],
@@ -173,7 +175,7 @@ corners = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 19)), min_size=3
 @settings(max_examples=60)
 @given(st.lists(corners, min_size=2, max_size=4))
 def test_multipolygon_covers_the_pixels_of_its_parts(rings: list[list[tuple[int, int]]]) -> None:
-    # Offsets without a common measure: no edge passes through the centre of a pixel.
+    # These offsets keep all edges away from the centres of pixels.
     parts = [Polygon([(400_003 + 10 * x, 599_800 + 10 * (y + 2**0.5 / 10)) for x, y in ring]) for ring in rings]
     each = [Polygons(np.array([extract_polygons(part)], object), 0, 0) for part in parts if extract_polygons(part)]
     whole = extract_polygons(shapely.MultiPolygon(parts))

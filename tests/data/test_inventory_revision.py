@@ -82,10 +82,10 @@ def test_changes_are_counted_and_other_features_kept(tmp_path: Path, file: str) 
     assert (result.path.name, found.crs) == (file, UTM)
     by_area = found.set_index(found.area.round().astype(int))
     assert sorted(by_area.index) == [400, 2_500, 2_500, 2_500, 3_600]
-    assert set(found.note.dropna()) == {"a", "d", "e"}  # what stays, keeps what was known of it
+    assert set(found.note.dropna()) == {"a", "d", "e"}  # unchanged features keep their attributes
     assert set(found.who.dropna()) == {"x", "y", "z"}
     assert found[found.note == "d"].number.item() == 4
-    assert len(list(result.path.parent.iterdir())) == (2 if file != "inventory.shp" else 6)  # and nothing else is left
+    assert len(list(result.path.parent.iterdir())) == (2 if file != "inventory.shp" else 6)  # no other files are left
     assert build_stack(project, "here").polygons == 4
 
 
@@ -125,7 +125,7 @@ def test_link_into_the_dvc_cache_is_replaced(project: Project, tmp_path: Path, l
     assert cached.read_bytes() == before
     assert not path.is_symlink()
     assert path.stat().st_ino != cached.stat().st_ino
-    assert path.stat().st_mode & 0o200  # a geologist may edit it
+    assert path.stat().st_mode & 0o200  # the user can edit it
     assert len(inventory(project)) == 2
 
 
@@ -169,7 +169,7 @@ def test_polygons_are_repaired_if_their_area_stays(project: Project, tmp_path: P
 
 
 def test_overlapping_parts_of_a_correction_are_united(project: Project, tmp_path: Path) -> None:
-    parts = shapely.MultiPolygon([square(100, 100), square(130, 130)])  # 20 m by 20 m lie in both
+    parts = shapely.MultiPolygon([square(100, 100), square(130, 130)])  # 20 m by 20 m are in both
     result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", [parts, *FOUR[1:]]))
     assert len(result.repaired) == 1
     assert sorted(inventory(project).area.round()) == [2_500, 2_500, 2_500, 2_500, 2 * 2_500 - 400]

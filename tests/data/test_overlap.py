@@ -155,7 +155,7 @@ def test_overlap_of_roles_is_refused_with_its_pixel_count(
     with pytest.raises(SystemExit, match="1"):
         main()
     said = capsys.readouterr().err
-    # 40 rows, of which the outermost two have no slope.
+    # The two outermost of the 40 rows have no slope.
     assert f"overlap: {38 * columns} pixels are in both" in said
     assert said.count("\n") == 1
     assert not project.stack("east").exists()
@@ -171,7 +171,7 @@ def test_overlap_is_allowed_by_params(tmp_path: Path) -> None:
 def test_overlap_is_counted_across_reference_systems(tmp_path: Path) -> None:
     terrain(tmp_path / "a" / "dtm.tif")
     inventory(tmp_path / "a" / "inventory.gpkg", (100, -200, 200, -100))
-    # The neighbouring UTM zone turns the raster; its middle is that of the first.
+    # The raster is rotated in the neighbouring UTM zone; both have the same centre.
     (x,), (y,) = rasterio.warp.transform("EPSG:32618", "EPSG:32617", [LEFT + 300], [TOP - 200])
     terrain(tmp_path / "b" / "dtm.tif", (20, 30), (x - 150, y + 100), crs="EPSG:32617")
     areas = {"a": {"role": "training", "folder": "a"}, "b": {"role": "gate", "folder": "b", "crs": "EPSG:32617"}}

@@ -117,7 +117,7 @@ def test_split_follows_seed_and_shares(tmp_path: Path) -> None:
 
 def test_split_balances_landslides_among_parts(tmp_path: Path) -> None:
     mask = np.zeros((200, 200), np.uint8)
-    for index in range(100):  # the block in row r, column c holds 10 r + c landslide pixels
+    for index in range(100):  # the block in row r, column c has 10 r + c landslide pixels
         row, column = divmod(index, 10)
         mask[row * 20 : row * 20 + 10, column * 20 : column * 20 + 10].flat[:index] = 1
     chosen = SplitOptions(block=20, patch=10, stride=10)
@@ -126,7 +126,7 @@ def test_split_balances_landslides_among_parts(tmp_path: Path) -> None:
         assert sum(block.landslide_pixels for block in blocks) == mask.sum()
         for part in ("training", "validation", "test"):
             mean = np.mean([block.landslide_pixels for block in blocks if block.part == part])
-            assert abs(mean - 49.5) < 4  # chance alone would miss by 6 in one of three splits
+            assert abs(mean - 49.5) < 4  # a random split would differ by 6 in one of three cases
 
 
 def test_split_refuses_an_area_with_too_few_landslides(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_empty_patches_are_limited_to_their_share(tmp_path: Path, share: float) 
     patches = read_patches(stack, area(tmp_path / "m.tif", mask), ("red",), blocks, chosen, seed=1)
     empty = sum(1 for one in patches.mask if not (one == 1).any())
     assert len(patches) - empty == 2
-    assert empty == {0.0: 0, 0.3: 0, 0.6: 3, 1.0: 13}[share]  # of 16 patches 2 hold landslides, 1 nothing known
+    assert empty == {0.0: 0, 0.3: 0, 0.6: 3, 1.0: 13}[share]  # of 16 patches 2 have landslides and 1 has no known pixel
 
 
 def test_patches_refuse_stack_and_mask_of_different_grids(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_decibels_without_negative_values_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("unit", "stated"), [("db", "Decibels"), (None, "dB"), ("power", "Linear power")])
 def test_sar_unit_that_fits_the_file_is_accepted(tmp_path: Path, unit: str | None, stated: str) -> None:
     values = np.full((4, 4), 0.1 if unit == "power" else -10, np.float32)
-    values[0, 0] = -0.001 if unit == "power" else 0.5  # noise was subtracted; a bright corner
+    values[0, 0] = -0.001 if unit == "power" else 0.5  # from the subtraction of noise, or a bright corner
     path = write_raster(tmp_path / "s.tif", values, units=(stated,), descriptions=("Gamma0_VV",))
     with sources.open_source(path) as dataset:
         layer = sar.sar_layer(dataset, {"vv": 1}, "pre", unit, "db", 0)

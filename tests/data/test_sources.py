@@ -119,7 +119,7 @@ def test_alpha_band_masks_files_of_any_number_of_bands(
 ) -> None:
     colours = np.random.default_rng(4).integers(20, 200, (bands, 6, 8)).astype(dtype)
     alpha = np.full((6, 8), 255)
-    alpha[:, :3], alpha[0, 5] = 0, 1  # transparent, and nearly so
+    alpha[:, :3], alpha[0, 5] = 0, 1  # transparent and nearly transparent
     colours[:, 5, 7] = 7
     path = with_alpha(tmp_path / "a.tif", colours, alpha, nodata=nodata)
     expected = colours.astype(float)
@@ -147,7 +147,7 @@ def test_alpha_band_is_combined_with_a_mask_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["described", "read", "numbered"])
 def test_named_band_is_not_treated_as_alpha(tmp_path: Path, way: str) -> None:
     values = np.full((4, 4, 4), 50, np.uint8)
-    values[3, :2] = 0  # near infrared of water, in the place that GDAL calls alpha
+    values[3, :2] = 0  # near infrared of water, in the band that GDAL declares as alpha
     names = ("red", "green", "blue", "nir") if way == "described" else ()
     path = write_raster(tmp_path / "a.tif", values, photometric="RGB", alpha="YES", descriptions=names)
     with sources.open_source(path) as dataset:
@@ -191,8 +191,8 @@ def test_resampling_to_coarser_pixels_averages_by_area() -> None:
 
 def test_coarser_pixel_is_valid_if_half_of_it_is_valid() -> None:
     values = np.ones((8, 8))
-    values[:4, 1:4] = np.nan  # of the first target pixel 4 of 16 are left
-    values[4:, :1] = np.nan  # of the one below 12 of 16
+    values[:4, 1:4] = np.nan  # 4 of 16 pixels are valid in the first target pixel
+    values[4:, :1] = np.nan  # and 12 of 16 in the one below
     target = Grid(UTM, Affine(40, 0, CORNER[0], 0, -40, CORNER[1]), 2, 2)
     assert np.array_equal(
         np.isnan(warping.resample(layer_of(values, 10), target, 4.0)[0]), [[True, False], [False] * 2]
@@ -254,7 +254,9 @@ def test_utm_zone_contains_the_place(longitude: float, latitude: float) -> None:
 def test_truncated_file_is_refused_when_read(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((600, 600)).astype(np.float32)
     path = tmp_path / "a.tif"
-    rasterio.shutil.copy(write_raster(tmp_path / "whole.tif", values), path, driver="COG")  # its directory comes first
+    rasterio.shutil.copy(
+        write_raster(tmp_path / "whole.tif", values), path, driver="COG"
+    )  # a COG starts with its directory
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=r"a\.tif: cannot be read"):
         sources.read_values(dataset, (1,), Window(0, 500, 600, 100))

@@ -171,7 +171,7 @@ def test_occlusion_masks_invalidate_their_own_bands(project: Project) -> None:
     for name in ("vv_pre", "vv_post"):
         assert np.array_equal(np.isnan(bands[name]), shadow)
     assert np.isfinite(bands["slope"][[8, 1], [8, 40]]).all()
-    assert list(bands) == [*EVERYTHING, "cloud", "sar_mask"]  # that a map can say why it is silent there
+    assert list(bands) == [*EVERYTHING, "cloud", "sar_mask"]  # so that a map can state why pixels are unmapped
     assert np.array_equal(bands["cloud"], expected)
     assert np.array_equal(bands["sar_mask"], shadow)
 
@@ -252,7 +252,7 @@ def test_geographic_sources_are_stacked_in_utm(tmp_path: Path) -> None:
         x, y = dataset.xy(rows, columns)
     (longitude,), (latitude,) = transform("EPSG:32618", "EPSG:4326", [x], [y])
     column, row = (longitude + 75.01) / 1e-4, (6.01 - latitude) / 1e-4
-    half = 12.5 / 2 / 110_574 / 1e-4  # of a stack pixel, in source pixels
+    half = 12.5 / 2 / 110_574 / 1e-4  # half a stack pixel in source pixels
 
     def cover(at: float) -> np.ndarray:
         """Return the share of each source pixel that a stack pixel covers on one axis."""
@@ -300,7 +300,7 @@ def all_nodata(folder: Path) -> None:
 
 def cut_short(folder: Path) -> None:
     whole = write_raster(folder / "whole.tif", np.random.default_rng(0).random((600, 800)).astype(np.float32), 1.25)
-    rasterio.shutil.copy(whole, folder / "dtm.tif", driver="COG", overviews="NONE")  # its directory comes first
+    rasterio.shutil.copy(whole, folder / "dtm.tif", driver="COG", overviews="NONE")  # a COG starts with its directory
     content = (folder / "dtm.tif").read_bytes()
     (folder / "dtm.tif").write_bytes(content[: int(len(content) * 0.9)])
 
@@ -717,4 +717,4 @@ def test_kashmir_areas_share_their_files(tmp_path: Path, real_data: Path) -> Non
         assert np.isfinite(slope).mean() > 0.97
         assert 25 < np.nanmean(slope) < 35
     together = sum(record.polygons or 0 for record in records)
-    assert len(frame) <= together < len(frame) + 100  # those on the line are in both
+    assert len(frame) <= together < len(frame) + 100  # polygons on the border are in both

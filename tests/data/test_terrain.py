@@ -147,7 +147,7 @@ def test_slope_and_curvatures_of_ecuador_equal_those_of_saga(real_data: Path) ->
     assert inner.sum() > 156_000
     assert np.abs(slope - expected["slope"])[inner].max() < 0.001
     assert np.abs(profile - expected["cprof"])[inner].max() < 5e-5
-    # Beyond 1/m, on 0.07 % of the pixels, contour curvature is bounded.
+    # On 0.07 % of the pixels contour curvature is beyond the limit of 1/m.
     bounded = np.clip(expected["cplan"], -1, 1)
     assert np.abs(contour - bounded)[inner].max() < 5e-5
     assert (np.abs(expected["cplan"]) > 1)[inner].mean() < 1e-3

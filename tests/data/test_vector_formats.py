@@ -111,7 +111,7 @@ def test_polygons_of_each_format_give_the_same_pixels(talud: Run, tmp_path: Path
         write(tmp_path / f"data/boundary.{suffix}")
         code, _, err = talud("stack", "here")
         assert code == 1
-        assert "no pixel is known to be background" in err  # the boundary follows the landslides, so it was read
+        assert "no pixel is known to be background" in err  # which shows that the boundary was read
         return
     vector(tmp_path / f"data/{source}.gpkg")
     stack, mask = stacked(talud, tmp_path)

@@ -28,7 +28,7 @@ def contract(model: Model, *required: Group) -> Contract:
         ((), ("slope", "red", "blue"), None),
         ((Group.OPTICAL,), ("blue",), "no data: blue"),
         ((Group.OPTICAL,), ("slope", "vv_pre", "vv_post"), None),
-        ((Group.OPTICAL,), ("slope", "red"), "no data: red"),  # the slope leaves nothing out
+        ((Group.OPTICAL,), ("slope", "red"), "no data: red"),  # the slope is not required
         ((Group.OPTICAL, Group.SAR), ("vv_post",), "no data: vv_post"),
     ],
 )
@@ -51,7 +51,7 @@ def test_pixel_is_unmapped_without_its_required_groups(
         (("red", "vv_pre"), ("sar_mask",), "radar layover or shadow and no data: red"),
         (("red", "vv_pre"), ("cloud", "sar_mask"), "cloud and radar layover or shadow"),
         (("red",), ("sar_mask",), "no data: red"),
-        ((), ("cloud", "sar_mask"), None),  # a mask alone leaves no pixel out
+        ((), ("cloud", "sar_mask"), None),  # a mask alone excludes no pixel
         (("slope",), ("cloud",), None),
     ],
 )
@@ -80,4 +80,4 @@ def test_code_names_groups_if_there_are_too_many_bands(model: Model, count: int,
     assert describe_code(code, stated) == why
     stack[:] = np.nan
     everything = unmapped_codes(stack, stated, {name: np.ones((1, 2), np.bool_) for name in OCCLUSION_MASKS}).max()
-    assert everything < 2**16 - 1  # the polygons are traced from codes that are one more
+    assert everything < 2**16 - 1  # the map stores code + 1

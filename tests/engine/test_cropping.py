@@ -99,20 +99,20 @@ def test_cropped_tiles_of_any_geometry_equal_one_pass(
     assert np.array_equal(tiled(model, stack, model.tiling((height, width), tile)), whole)
 
 
-@pytest.mark.parametrize("rim", list(itertools.product([False, True], repeat=4)))
-def test_cropped_graph_is_valid_for_all_edges(unets: dict[int, Model], rim: tuple[bool, bool, bool, bool]) -> None:
+@pytest.mark.parametrize("edges", list(itertools.product([False, True], repeat=4)))
+def test_cropped_graph_is_valid_for_all_edges(unets: dict[int, Model], edges: tuple[bool, bool, bool, bool]) -> None:
     """The reference pads the surroundings of the raster.
 
     The core's sides are therefore on its edge or far from it.
     """
     model = unets[3]
     graph = onnx.load(model.path)
-    network, core = crop_network(graph, Edges(*rim), 56), (24, 40)
+    network, core = crop_network(graph, Edges(*edges), 56), (24, 40)
     onnx.checker.check_model(network, full_check=True)
     margin = NetworkGeometry(graph).margins()["stack"]
-    top, left, bottom, right = Sides(56, 56, 56, 56).without_edges(Edges(*rim))
+    top, left, bottom, right = Sides(56, 56, 56, 56).without_edges(Edges(*edges))
     image = noise(top + core[0] + bottom, left + core[1] + right)
-    inner = Sides.of(margin, margin).without_edges(Edges(*rim))
+    inner = Sides.of(margin, margin).without_edges(Edges(*edges))
     rows = slice(top - inner.top, top + core[0] + inner.bottom)
     columns = slice(left - inner.left, left + core[1] + inner.right)
     expected = probability(model.path, image)[top : top + core[0], left : left + core[1]]
@@ -121,22 +121,24 @@ def test_cropped_graph_is_valid_for_all_edges(unets: dict[int, Model], rim: tupl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
-@pytest.mark.parametrize("rim", [(False, False, False, False), (True, False, False, True), (False, True, False, False)])
+@pytest.mark.parametrize(
+    "edges", [(False, False, False, False), (True, False, False, True), (False, True, False, False)]
+)
 def test_smaller_halo_equals_the_plain_graph_on_its_window(
-    unets: dict[int, Model], depth: int, rim: tuple[bool, bool, bool, bool]
+    unets: dict[int, Model], depth: int, edges: tuple[bool, bool, bool, bool]
 ) -> None:
     """The result is equal bit by bit, for every halo on the lattice."""
     model, cell = unets[depth], 2**depth
     graph, core = onnx.load(model.path), (3 * cell, 5 * cell)
     needed = max(NetworkGeometry(graph).margins()["stack"])
     for halo in range(0, model.halo + cell, cell):
-        around = Sides(halo, halo, halo, halo).without_edges(Edges(*rim))
+        around = Sides(halo, halo, halo, halo).without_edges(Edges(*edges))
         image = noise(around.top + core[0] + around.bottom, around.left + core[1] + around.right)
         rows, columns = slice(around.top, around.top + core[0]), slice(around.left, around.left + core[1])
         expected = probability(model.path, image)[rows, columns]
-        cut = [max(side - needed, 0) for side in around]  # what even the exact network does not read
+        cut = [max(side - needed, 0) for side in around]  # pixels that the exact network does not read either
         read = image[:, cut[0] : image.shape[1] - cut[2], cut[1] : image.shape[2] - cut[3]]
-        assert np.array_equal(probability(crop_network(graph, Edges(*rim), halo), read), expected), halo
+        assert np.array_equal(probability(crop_network(graph, Edges(*edges), halo), read), expected), halo
 
 
 def test_smaller_halo_costs_fewer_multiply_adds(unets: dict[int, Model]) -> None:
@@ -205,7 +207,7 @@ def test_network_with_an_unknown_operator_is_not_cropped(
     tiling = model.tiling((90, 120), 32)
     whole = probability(model.path, padded(stack, 4))[:90]
     assert np.array_equal(tiled(model, stack, tiling), whole)
-    assert plain_runs[1:] == [(3, *tiling.window)] * len(tiling)  # the first checks the file when it is loaded
+    assert plain_runs[1:] == [(3, *tiling.window)] * len(tiling)  # the first run is the check at loading
 
 
 @pytest.mark.slow

@@ -32,10 +32,10 @@ def test_receptive_field_of_the_described_unet(depth: int, halo: int) -> None:
 @pytest.mark.parametrize("axis", [2, 3])
 def test_halo_is_exact(depth: int, axis: int) -> None:
     model = blank(depth)
-    for layer in model.layers[2:]:  # positive weights: no path to the output is switched off by a ReLU
+    for layer in model.layers[2:]:  # with positive weights no ReLU blocks a path to the output
         layer.set_weights([np.abs(values) * 0.5 for values in layer.get_weights()])
     graph = to_onnx(model)
-    graph.graph.output[0].name = "probability_linear"  # before the sigmoid, which would round small influences away
+    graph.graph.output[0].name = "probability_linear"  # before the sigmoid, which would round off small influences
     field = receptive_field(to_onnx(model))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     length, cell = 32 * 2**depth, field.alignment

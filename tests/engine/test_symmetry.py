@@ -76,7 +76,7 @@ def test_symmetric_tiles_equal_eight_passes_over_the_raster(
     whole = tiled(model, stack, 10_000)
     for ours, expected in zip(whole, eight_passes(model, stack), strict=True):
         assert np.abs(ours - expected).max() < 1e-6
-    assert whole[1].max() > 0.001  # they do disagree
+    assert whole[1].max() > 0.001  # the eight passes differ
     for tile in tiles:  # plain windows, cropped ones, and both
         assert equal(tiled(model, stack, tile), whole), tile
 
@@ -145,7 +145,10 @@ def test_disagreement_does_not_depend_on_the_tile(model: Model, tmp_path: Path) 
         assert np.array_equal(np.isnan(found), left_out)
         assert np.allclose(found[~left_out], expected[~left_out], atol=1e-6, rtol=0)
     ramp = ElementTree.parse(one / "disagreement.qml").findall(".//colorrampshader/item")
-    assert [float(ramp[end].attrib["value"]) for end in (0, -1)] == [0, 0.5]  # 0.5: four say 0, four say 1
+    assert [float(ramp[end].attrib["value"]) for end in (0, -1)] == [
+        0,
+        0.5,
+    ]  # the maximum 0.5 is that of four 0 and four 1
     slides = pyogrio.read_dataframe(one / "landslides.gpkg", layer="landslides")
     largest = geometry_mask([slides.geometry[0]], found.shape, transform, invert=True)
     assert slides["disagreement"][0] == pytest.approx(spread[largest].mean(), abs=1e-6)

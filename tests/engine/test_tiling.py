@@ -87,7 +87,7 @@ def test_batches_contain_each_tile_once(case: tuple[tuple[int, int], int, int, i
     kinds = [{tile.batch_key for tile in tiles} for tiles in batches]
     assert all(len(kind) == 1 for kind in kinds)
     assert {len(tiles) for tiles in batches} <= {1, size}
-    if size > 1:  # as few single ones as can be
+    if size > 1:  # as few single tiles as possible
         single = Counter(tiles[0].batch_key for tiles in batches if len(tiles) == 1)
         assert all(count < size for count in single.values())
     if size == 1:
@@ -136,5 +136,5 @@ def test_tile_sides_are_on_the_edge_or_have_their_halo(case: tuple[tuple[int, in
 def test_tiling_is_one_tile_or_even() -> None:
     assert len(Tiling.largest_fitting((900, 900), holds(1_000_000), 112, 16)) == 1
     assert len(Tiling.largest_fitting((7, 4000), holds(1_000_000), 112, 16)) == 1
-    cut = Tiling.of((900, 900), 864, 112, 16)  # not 864 and a rest of 36, whose windows would all be 912
+    cut = Tiling.of((900, 900), 864, 112, 16)  # not 864 and 36, for which all windows would be 912
     assert (cut.rows.core, cut.window) == (464, (688, 688))

@@ -76,7 +76,7 @@ def test_histogram_bins_have_equal_shares() -> None:
     shares = band_histogram(normal(320_000))[1]
     assert len(shares) == MAX_HISTOGRAM_BINS
     assert np.allclose(shares, 1 / MAX_HISTOGRAM_BINS, atol=1e-4)
-    assert len(band_histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # of 8-bit water, say
+    assert len(band_histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # for example 8-bit values of water
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_shifted_band_differs(model: Model, tmp_path: Path) -> None:
     values = noise(200, 200)
     values[1] = values[1] / 2 + 200
     values[2, :50] = np.nan
-    values[2, 50:60] = 1e30  # implausible: the map takes it for invalid
+    values[2, 50:60] = 1e30  # implausible, so the map treats it as invalid
     values[2, 50:60, 4:] = np.nan
     found = compared(write_stack(tmp_path / "s.tif", values), stated(model))
     assert found["red"].overlap > 0.95

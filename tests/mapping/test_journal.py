@@ -150,7 +150,7 @@ def test_tile_that_fails_twice_stops_the_run_with_its_location(
     assert products(tmp_path / "map") == expected_map
 
 
-# The windows of 60 × 240 pixels in tiles of 24 that no rim is near are nine of one kind in a row.
+# In 60 × 240 pixels with tiles of 24, nine tiles in a row have the same key and no edge within their halo.
 ROW = {"tile": 24, "batch": 3}
 
 
@@ -161,7 +161,7 @@ def test_failed_batch_is_retried_tile_by_tile(model: Model, attempts: Callable[.
     tried = attempts(1, error=ModelError)
     predict(model, stack, tmp_path / "once", **ROW)
     assert products(tmp_path / "once") == products(tmp_path / "expected_map")
-    passes = len(tried) - 4  # but for the failing one, and those that its three tiles took
+    passes = len(tried) - 4  # without the failing pass and those of its three tiles
     attempts(2, 4, error=ModelError)
     with pytest.raises(ModelError, match=r"twice, at rows \d+ to \d+ and columns \d+ to \d+") as caught:
         predict(model, stack, tmp_path / "map", **ROW)
@@ -353,7 +353,7 @@ def test_journal_returns_tile_results_unchanged(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# Killed, in processes of their own.
+# Runs that are killed, in separate processes.
 
 KILLED_AT = """
 import os, pathlib, signal, sys
@@ -368,7 +368,7 @@ def counted(function):
         return function(*arguments, **options)
     return call
 
-import geopandas, rasterio, scipy.ndimage  # most of what a run imports, once for all of them
+import geopandas, rasterio, scipy.ndimage  # imported once for all runs
 from talud.cli.main import main
 for owner, name in ((pathlib.Path, "replace"), (pathlib.Path, "unlink"), (os, "rmdir")):
     setattr(owner, name, counted(getattr(owner, name)))
@@ -448,7 +448,7 @@ def test_run_killed_at_random_times_makes_identical_files(exporter: Callable[...
         run.kill()
         kills += run.wait() == -signal.SIGKILL
         if not working(out).exists():
-            break  # it was done
+            break  # the run was complete
         now = tiles(out)
         assert finished.items() <= now.items(), seed  # not written again
         finished = now
@@ -473,7 +473,7 @@ def tiles(out: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
-# A full disk.
+# Runs on a full disk.
 
 
 @pytest.fixture
@@ -499,7 +499,7 @@ def test_run_resumes_after_a_full_disk(model: Model, small_disk: Path, tmp_path:
     assert "No space left on device" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists() or {path.name for path in out.iterdir()} == {".partial", others.name}
-    # Room for the tiles, not for the rasters.
+    # There is room for the tiles, but not for the rasters.
     others.write_bytes(bytes((4096 - 2500) * 1024))
     with pytest.raises(OutputError, match=r"25 finished tiles are kept, run the same command to resume"):
         predict(model, stack, out, tile=100)

@@ -39,7 +39,7 @@ def test_patches_are_mapped_independently(unets: dict[int, Model], tmp_path: Pat
             place = np.s_[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE]
             np.testing.assert_array_equal(mapped[place], model.run(np.ascontiguousarray(values[:, *place])))
     assert tags["TALUD_PATCH"] == "32"
-    assert "TALUD_HALO" not in tags  # nothing is left out that a patch could have seen
+    assert "TALUD_HALO" not in tags  # a patch is mapped with all of its context
     record = json.loads((tmp_path / "map" / "prediction.json").read_text())
     assert (record["tiles"], record["tile"], record["halo"], record["exact_halo"]) == (12, [32, 32], 0, 0)
     assert "in local coordinates" in (tmp_path / "map" / "summary.html").read_text()

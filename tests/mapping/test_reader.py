@@ -122,7 +122,10 @@ def test_stack_of_other_processing_is_refused(model: Model, tmp_path: Path) -> N
     bands = ("curvature", "green", "blue")
     for tags, said in (
         ({"TALUD_CURVATURE": "contour"}, "made with curvature contour, the model expects curvature profile"),
-        ({"TALUD_CURVATURE": "profile", "TALUD_SLOPE": "horn", "TALUD_LEE_WINDOW": "5"}, None),  # bands it has not
+        (
+            {"TALUD_CURVATURE": "profile", "TALUD_SLOPE": "horn", "TALUD_LEE_WINDOW": "5"},
+            None,
+        ),  # of bands that it lacks
         ({}, None),
     ):
         raster = write_stack(tmp_path / "s.tif", noise(20, 20), bands, tags=tags)

@@ -193,7 +193,7 @@ def test_gdal_settings_of_the_user_are_kept(stack: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "77")
     found: dict[str, object] = {}
 
-    def look() -> None:  # a thread of its own, as tiles are read in
+    def look() -> None:  # in another thread, like the reading of tiles
         found.update({name: rasterio.env.get_gdal_config(name) for name in NETWORK_TIMEOUTS})
 
     with rasterio.Env(GDAL_HTTP_MAX_RETRY="9"), open_raster(stack):

@@ -121,7 +121,7 @@ class LargeRaster(NamedTuple):
 def large_raster(model: Model, tmp_path_factory: pytest.TempPathFactory) -> LargeRaster:
     folder = tmp_path_factory.mktemp("large_raster")
     stack = folder / "stack.tif"
-    stack.symlink_to(write_stack(folder / "3f2a.tif", noise(600, 600)))  # as DVC can link to its cache
+    stack.symlink_to(write_stack(folder / "3f2a.tif", noise(600, 600)))  # like a link of DVC into its cache
     assert predict(model, stack, folder / "map", MapOptions(tile=32)).tiles == 361
     return LargeRaster(stack, products(folder / "map"))
 
@@ -174,7 +174,7 @@ def test_worker_opens_the_raster_once_for_all_shards(
         )
         headers = [part for part in server.parts.read_text().splitlines() if part.startswith("0 ")]
     assert len(told) == 8  # shards
-    assert len(headers) == 3  # by this process and each worker
+    assert len(headers) == 3  # one by this process and one by each worker
     rasters = {"probability.tif", "landslides.tif"}
     found = products(tmp_path / "map")
     assert all(found[name] == expected_map[name] for name in rasters)
@@ -193,9 +193,9 @@ def test_worker_retries_opening_the_raster_and_closes_it(
         job = workers.ShardContext(file, raster, Journal(tmp_path, tmp_path), PassOptions(), facts, {})
         server.overloaded.write_text("1")
         opened = workers._thread_raster(job, model)
-        assert not server.overloaded.exists()  # the first try has failed
+        assert not server.overloaded.exists()  # the first attempt has failed
         assert workers._thread_raster(job, model) is opened
-        with ThreadPoolExecutor(1) as dask:  # which asks for it in a thread of its own
+        with ThreadPoolExecutor(1) as dask:  # which opens it in another thread
             dask.submit(workers._close_rasters, job).result()
     assert opened._dataset.closed
 
@@ -313,7 +313,7 @@ def test_killed_worker_loses_only_unfinished_tiles(tiny_model: Path, large_raste
         finished(out, 50, run)
         while run.poll() is None:
             now = tiles(out)
-            assert all(seen[name] == now[name] for name in seen.keys() & now.keys())  # none was written again
+            assert all(seen[name] == now[name] for name in seen.keys() & now.keys())  # no tile was written again
             if kills < 2 and len(now) > 50 + 100 * kills:
                 os.kill(workers_of(run.pid)[0], signal.SIGKILL)
                 kills += 1
@@ -364,7 +364,7 @@ def test_ctrl_c_stops_all_workers_quietly(tiny_model: Path, large_raster: LargeR
     assert len(tiles(out)) >= 10
 
 
-# A cluster that is there already.
+# Runs on an existing cluster.
 
 
 @pytest.mark.slow
@@ -372,7 +372,7 @@ def test_cluster_that_loses_a_worker_makes_identical_files(
     tiny_model: Path, large_raster: LargeRaster, tmp_path: Path
 ) -> None:
     out = tmp_path / "map"
-    place = os.path.relpath(large_raster.stack)  # from here; the workers run elsewhere
+    place = os.path.relpath(large_raster.stack)  # relative to this process; the workers run elsewhere
     with run_dask_cluster(tmp_path / "cluster", {}, {}) as (address, pids):
         with starting(tiny_model, Path(place), out, "--scheduler", address) as run:
             finished(out, 100, run)
