@@ -60,23 +60,23 @@ def compute_coverage(
         occlusions: masks by name (see `talud.bands.OCCLUSION_MASKS`), each (height, width), true where cloud, or radar
             layover or shadow, hides the bands of a group; only those that the raster has.
     """
-    groups, learned = contract.input.groups, bool(contract.input.subsets)
+    groups, has_subsets = contract.input.groups, bool(contract.input.subsets)
     named_at, mapped_at = _rules(groups, contract.input.supported)
     missing: dict[int, tuple[Group, NDArray[np.bool_]]] = {
         bit: (cause.group, np.any(np.isnan(stack[list(cause.bands)]), axis=0))
         for bit, cause in enumerate(_possible_causes(contract), start=len(OCCLUSION_MASKS))
     }
     absent = np.zeros(stack.shape[1:], np.uint8)
-    for place, group in enumerate(groups):
-        there = np.logical_or.reduce([invalid for of, invalid in missing.values() if of is group])
-        absent |= there.astype(np.uint8) << np.uint8(place)
+    for index, group in enumerate(groups):
+        incomplete = np.logical_or.reduce([invalid for of, invalid in missing.values() if of is group])
+        absent |= incomplete.astype(np.uint8) << np.uint8(index)
     code = np.zeros(stack.shape[1:], np.uint16)
     if absent.any():
         named = named_at[absent]
-        for place, group in enumerate(groups):
-            code |= _group_code(group, (named >> np.uint8(place) & 1).astype(np.bool_), missing, occlusions)
-    there = mapped_at[absent]
-    return Coverage(np.where(there, np.uint16(0), code), np.where(there, code, np.uint16(0)) if learned else None)
+        for index, group in enumerate(groups):
+            code |= _group_code(group, (named >> np.uint8(index) & 1).astype(np.bool_), missing, occlusions)
+    mapped = mapped_at[absent]
+    return Coverage(np.where(mapped, np.uint16(0), code), np.where(mapped, code, np.uint16(0)) if has_subsets else None)
 
 
 def unmapped_codes(
@@ -91,7 +91,7 @@ def unmapped_codes(
 
 def _group_code(
     group: Group,
-    blamed: NDArray[np.bool_],
+    selected: NDArray[np.bool_],
     missing: Mapping[int, tuple[Group, NDArray[np.bool_]]],
     occlusions: Mapping[str, NDArray[np.bool_]],
 ) -> NDArray[np.uint16]:
@@ -99,15 +99,15 @@ def _group_code(
 
     They are the bit of the occlusion mask that hides the group, else those of its invalid bands.
     """
-    code = np.zeros(blamed.shape, np.uint16)
-    hidden = np.zeros_like(blamed)
+    code = np.zeros(selected.shape, np.uint16)
+    hidden = np.zeros_like(selected)
     for bit, (name, of) in enumerate(OCCLUSION_MASKS.items()):
         if of is group and name in occlusions:
-            hidden = blamed & occlusions[name]
+            hidden = selected & occlusions[name]
             code |= hidden.astype(np.uint16) << np.uint16(bit)
-    for bit, (of, there) in missing.items():
+    for bit, (of, invalid) in missing.items():
         if of is group:
-            code |= (there & blamed & ~hidden).astype(np.uint16) << np.uint16(bit)
+            code |= (invalid & selected & ~hidden).astype(np.uint16) << np.uint16(bit)
     return code
 
 
