@@ -120,6 +120,6 @@ def test_newer_contract_is_refused_in_one_line() -> None:
     with pytest.raises(ModelError) as caught:
         read(content)
     assert str(caught.value) == (
-        "a.onnx: its contract has schema version 3, and this talud reads versions up to 2; "
+        "a.onnx: its contract has schema version 3, and this talud supports versions up to 2; "
         "install a newer talud, or export the model with this one"
     )

@@ -257,7 +257,7 @@ def test_unreadable_store_is_reported(root: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         store.execute("UPDATE alembic_version SET version_num = 'cc1f77228345'")
         store.commit()
-    with pytest.raises(RegistryError, match="another version of MLflow wrote it"):
+    with pytest.raises(RegistryError, match="written by another version of MLflow"):
         Store.open(tmp_path / ".." / tmp_path.name)
 
 

@@ -170,5 +170,5 @@ def test_model_with_subsets_is_chosen_if_no_other_fits(talud: Run, project: Path
     )
     talud("map", "--dtm", "dtm.tif", "--out", tmp_path / "d")
     assert chosen(tmp_path / "d").startswith(
-        "landslide-unet-flexible, version 1: no champion has only bands that the sources support, and it can do without"
+        "landslide-unet-flexible, version 1: no champion has only bands that the sources support, but this one also"
     )

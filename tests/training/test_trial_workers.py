@@ -96,7 +96,7 @@ def test_more_workers_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("PATH", "")  # no nvidia-smi
     with (
-        pytest.raises(ParamsError, match="is 3, but a trial needs a GPU of its own and CUDA gives this process 2"),
+        pytest.raises(ParamsError, match="is 3, but each trial needs a GPU of its own and CUDA gives this process 2"),
         trial_runner.open_workers(3, make_project(tmp_path)),
     ):
         pytest.fail("workers were started")
