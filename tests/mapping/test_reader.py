@@ -156,7 +156,7 @@ def test_implausible_values_are_refused_with_a_cause(
     message = refusal(write_stack(tmp_path / "s.tif", stack), contract)
     assert f"expects {lowest} to {highest} {unit}" in message
     assert cause in message
-    found = [float(word) for word in message.split("holds ")[1].split(" (")[0].split(" to ")]
+    found = [float(word) for word in message.split(" has ")[1].split(" (")[0].split(" to ")]
     assert found == pytest.approx(np.percentile(stack[0], (1, 99)), rel=1e-4)
 
 
