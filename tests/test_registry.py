@@ -171,7 +171,7 @@ def test_project_id_does_not_depend_on_host_or_folder_name(
         assert Store.open(tmp_path).client.get_run(theirs).info.status == "RUNNING"
 
 
-IDENTIFY = "import sys, pathlib; from talud.project import identifier; print(identifier(pathlib.Path(sys.argv[1])))"
+IDENTIFY = "import sys, pathlib; from talud.project import project_id; print(project_id(pathlib.Path(sys.argv[1])))"
 
 
 @pytest.mark.slow
