@@ -402,7 +402,7 @@ def test_inventory_import_reads_exported_review(review: SimpleNamespace, tmp_pat
     write_project(project, {"here": {"role": "training", "folder": "data/here"}})
     command = [sys.executable, "-m", "talud.cli.main", "inventory", "import", str(path), "--area", "here"]
     output = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
-    assert f"3 polygons, {counted['accepted_area_m2'] / 10_000:,.2f} ha now" in output
+    assert f"3 polygons, {counted['accepted_area_m2'] / 10_000:,.2f} ha after" in output
     assert "added: 3 polygons" in output
     assert "removed: 1 polygon," in output
     inventory = pyogrio.read_dataframe(project / "data/here/inventory.gpkg")
@@ -416,7 +416,7 @@ def test_inventory_import_reads_exported_review(review: SimpleNamespace, tmp_pat
     assert by_name.mean_probability["Ana"] == feature(review, "1")["properties"]["mean_probability"]
     assert np.isnan(by_name.mean_probability["Eva"])
     again = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
-    assert "nothing changed" in again
+    assert "no changes;" in again
 
 
 @pytest.mark.slow
