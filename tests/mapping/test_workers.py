@@ -407,7 +407,9 @@ def test_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_pat
     path = os.pathsep.join([str(metadata.parent), *sys.path])
     with (
         run_dask_cluster(tmp_path / "cluster", {"PYTHONPATH": path}) as (address, _),
-        pytest.raises(ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ has talud 99, this process ") as caught,
+        pytest.raises(
+            ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ has talud 99, but this process has "
+        ) as caught,
     ):
         predict(model, stack, tmp_path / "map", MapOptions(tile=32, workers=address))
     assert "\n" not in str(caught.value)
