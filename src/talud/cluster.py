@@ -318,6 +318,7 @@ def _result(future: Future[Result]) -> Result | LostTask:
         ClusterError: The scheduler was lost, or a worker lacks a package.
     """
     from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     try:
         result: Result = future.result()
@@ -325,7 +326,7 @@ def _result(future: Future[Result]) -> Result | LostTask:
         return LostTask(error.allowed_failures + 1)
     except ImportError as error:
         raise ClusterError(f"a worker lacks a package: {error}; install the same packages there") from error
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:
         raise ClusterError("the scheduler was lost, or another process cancelled the tasks") from error
     else:
         return result
