@@ -142,12 +142,12 @@ def against_layers(imports: Mapping[str, set[str]], layers: Sequence[str]) -> li
     """
     rank = {name.strip(): number for number, layer in enumerate(layers) for name in layer.split("|")}
 
-    def room(module: str) -> str | None:
+    def package_of(module: str) -> str | None:
         return next((name for name in rank if module == name or module.startswith(f"{name}.")), None)
 
     wrong = []
     for importer, imported in ((one, other) for one, others in imports.items() for other in others):
-        low, high = room(importer), room(imported)
+        low, high = package_of(importer), package_of(imported)
         if low and high and low != high and rank[low] >= rank[high]:
             wrong.append(f"{importer} → {imported}")
     return sorted(wrong)

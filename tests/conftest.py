@@ -1,4 +1,4 @@
-"""What tests of several rooms share."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fresh_clone import ROOT, Demo, clone, link_packages, required_packages
 from talud.bands import Group
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
 
-# How long an example takes says more about the machine than about the code.
+# The duration of an example depends on the machine more than on the code.
 hypothesis.settings.register_profile("talud", deadline=None)
 hypothesis.settings.load_profile("talud")
 
@@ -30,22 +30,22 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the real data where it is absent; run the demo first, then the files that take long."""
+    """Skip tests without their real data, and sort files by duration."""
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(pytest.mark.skip(reason="the real data is not at ../shared/data"))
-    # Two processes end together where each takes long files first and short ones last: the demo, files with slow tests,
-    # and the others.
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.get_closest_marker("demo") is None, item.path not in long))
+    # Two processes finish at about the same time if long files come first: the demo, files with slow tests, the others.
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("demo") is None, item.path not in slow_files))
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported from the processes that tests start, and out of the sight of the garbage collector.
+    """Remove environment variables of imported libraries, and freeze their objects.
 
-    JAX asks TensorFlow for more messages than talud wants to see of it. A full collection, as Keras does before each
-    training and tests do to find what was left open, took half a second with all the libraries to look through.
+    The processes that tests start must not inherit the log level that JAX sets for TensorFlow. Keras collects garbage
+    before each training, and some tests do to find open files: with the objects of all libraries that took half a
+    second.
     """
     for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
         os.environ.pop(name, None)
@@ -55,19 +55,22 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line, and returns exit code, stdout and stderr."""
+    """Return a function that runs the command line in this process."""
     return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of the real data."""
+    """Return the folder of the real data."""
     return REAL_DATA
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _empty_working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Run tests in an empty folder: a map that is made in this repository is recorded in it, as in any project."""
+    """Run tests in an empty folder.
+
+    A map that is made inside this repository would be recorded in it, as in any project.
+    """
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("working_directory"))
     yield
@@ -76,7 +79,10 @@ def _empty_working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session", autouse=True)
 def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow makes the tables of each new store by dozens of migrations; those in SQLite are made once, and copied."""
+    """Create MLflow's tables once, and copy them to each new SQLite store.
+
+    MLflow runs dozens of migrations for each new store.
+    """
     from mlflow.store.db import utils
 
     template, make = tmp_path_factory.mktemp("tables") / "mlflow.db", utils._initialize_tables
@@ -99,11 +105,11 @@ def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The one run of the demo that all tests marked `demo` share.
+    """Run the demo once, for all tests marked `demo`.
 
-    Its environment holds what the extra `train` needs and nothing else, linked from the one in which the tests run.
-    The demo's own installer checks it against the lock file, and downloads what is missing. The search has one trial
-    for each band set and fewer epochs than a newcomer's.
+    Its environment holds the packages of the extra `train` only, linked from the environment of the tests. The demo's
+    own installer compares it with the lock file and downloads missing packages. The search has one trial for each band
+    set, and fewer epochs than the demo of a user.
     """
     root = clone(tmp_path_factory.mktemp("demo") / "talud")
     subprocess.run(["make", ".venv/bin/pip"], cwd=root, check=True)
@@ -123,7 +129,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real exported model that nobody trained: red, green and blue, depth 2, 4 filters, seeded weights."""
+    """Export an untrained model of red, green and blue, with 4 filters and depth 2."""
     import numpy as np
 
     from talud.engine.margins import receptive_field
