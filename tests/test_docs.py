@@ -227,6 +227,14 @@ def test_diagram_of_the_architecture_names_every_layer() -> None:
     assert named <= set(re.findall(r"\w+", diagram))
 
 
+def test_architecture_names_existing_modules_for_files() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    table = page.partition("| file | module |")[2].partition("\n\n")[0]
+    modules = [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.]+)`", row.split("|")[2])]
+    assert len(modules) > 15
+    assert [name for name in modules if not (ROOT / f"src/talud/{name.replace('.', '/')}.py").is_file()] == []
+
+
 def test_lock_holds_names_and_versions_only() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9.-]+==[^\s/:]+( ; [^/]+)?", line), line
