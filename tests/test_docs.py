@@ -21,6 +21,8 @@ from typer.core import TyperGroup
 
 from doc_blocks import COMMANDS, Block, blocks, pages, run_by
 from fresh_clone import ROOT
+from talud.contract import Contract
+from talud.params import Params
 
 DOCUMENTS = sorted(
     path
@@ -98,8 +100,6 @@ def test_built_page_lists_every_command_and_option(site: Path) -> None:
 
 @pytest.mark.slow
 def test_built_pages_list_every_key_field_and_variable(site: Path) -> None:
-    from talud.contract import Contract
-    from talud.params import Params
     from talud.serving.settings import Settings
 
     for page, names in (
@@ -216,6 +216,19 @@ def test_documented_key_commands_run(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "visitor" in done.stdout
+
+
+@pytest.mark.parametrize("model", [Params, Contract])
+def test_every_field_of_the_reference_is_described(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    definitions = {model.__name__: schema} | schema["$defs"]
+    fields = {
+        f"{name}.{field}": facts
+        for name, definition in definitions.items()
+        for field, facts in definition.get("properties", {}).items()
+    }
+    assert len(fields) > 40
+    assert [name for name, facts in fields.items() if not facts.keys() & {"description", "$ref"}] == []
 
 
 def test_diagram_of_the_architecture_names_every_layer() -> None:

@@ -32,8 +32,8 @@ class FrozenModel(BaseModel):
 class BandContract(FrozenModel):
     """Input band, in the order in which the network reads it."""
 
-    name: str
-    group: Group
+    name: str = Field(description="name of the band in a stack, such as red or vv_pre")
+    group: Group = Field(description="sensor group: optical, terrain or sar")
     unit: str = Field(description="unit as stated in the stack: degree, 1/100m, dB, reflectance, DN …")
     lowest: float = Field(description="lower end of the plausible range; lower values mean another unit or an error")
     highest: float = Field(description="upper end of the plausible range")
@@ -76,17 +76,17 @@ def _check_histogram(edges: Sequence[float], shares: Sequence[float]) -> None:
 class Subset(FrozenModel):
     """Subset of band groups, with its scores."""
 
-    groups: Annotated[tuple[Group, ...], Field(min_length=1)]
-    precision: Share
-    recall: Share
-    f1: Share
+    groups: Annotated[tuple[Group, ...], Field(min_length=1)] = Field(description="band groups of the subset")
+    precision: Share = Field(description="precision on the validation blocks")
+    recall: Share = Field(description="recall on the validation blocks")
+    f1: Share = Field(description="F1 on the validation blocks")
     supported: bool = Field(description="true if pixels are mapped where only these groups are valid")
 
 
 class ModelInput(FrozenModel):
     """Raster that a model expects."""
 
-    bands: tuple[BandContract, ...]
+    bands: tuple[BandContract, ...] = Field(description="bands in the order in which the network reads them")
     differences: tuple[Difference, ...] = Field(
         (), description="differences of neighbouring optical bands, and of SAR bands; empty in older files"
     )
@@ -168,7 +168,9 @@ class ModelOrigin(FrozenModel):
     areas: tuple[str, ...] = Field(description="training areas")
     commit: str = Field(description="git commit of the project, with +changes if it was not clean")
     run_id: str = Field(description="MLflow run of the trial")
-    hyperparameters: dict[str, float | int | str]
+    hyperparameters: dict[str, float | int | str] = Field(
+        description="hyperparameters of the trial: filters, depth, learning rate, batch size, seed, split and recipe"
+    )
 
 
 class Calibration(FrozenModel):
@@ -191,10 +193,10 @@ class Calibration(FrozenModel):
 class Validation(FrozenModel):
     """Pixel counts on the validation blocks, for area estimates."""
 
-    tp: NonNegativeInt
-    fp: NonNegativeInt
-    fn: NonNegativeInt
-    tn: NonNegativeInt
+    tp: NonNegativeInt = Field(description="landslide pixels mapped as landslide")
+    fp: NonNegativeInt = Field(description="background pixels mapped as landslide")
+    fn: NonNegativeInt = Field(description="landslide pixels mapped as background")
+    tn: NonNegativeInt = Field(description="background pixels mapped as background")
     blocks: NonNegativeInt = Field(description="number of blocks with a counted pixel")
     design_effects: tuple[Annotated[FiniteFloat, Field(ge=1)], Annotated[FiniteFloat, Field(ge=1)]] = Field(
         description="design effects of the landslide share among pixels mapped as landslide and as background: ratio "
@@ -278,7 +280,7 @@ class FineTuning(ParentModel):
     landslide_pixels: int = Field(ge=1, description="landslide pixels in the patches")
     seed: int = Field(description="seed of the random generator")
     steps: int = Field(ge=1, description="training steps")
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, description="learning rate at the start of fine-tuning")
     recipe: str = Field(description="recipe of the project that gave loss, augmentation and dropping")
     rehearsed: tuple[str, ...] = Field(description="training areas that filled half of each batch; empty if none")
     f1_before: float | None = Field(

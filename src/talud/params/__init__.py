@@ -60,19 +60,23 @@ __all__ = [
 class Params(Frozen):
     """Contents of params.yaml."""
 
-    seed: int = Field(ge=0)
-    areas: dict[Name, Area]
-    band_sets: dict[Name, Annotated[tuple[str, ...], Len(1)]]
+    seed: int = Field(ge=0, description="seed of the split, of the weights and of the order of batches")
+    areas: dict[Name, Area] = Field(description="name of an area → its sources, dates and role")
+    band_sets: dict[Name, Annotated[tuple[str, ...], Len(1)]] = Field(
+        description="name of a band set → bands that its models read, in order"
+    )
     stack: StackOptions
     split: SplitOptions
     training: TrainingOptions
     recipe: str = Field("study", description="name of the recipe in `recipes` that is used")
-    recipes: dict[Name, Recipe] = Field({"study": Recipe()})
+    recipes: dict[Name, Recipe] = Field(
+        {"study": Recipe()}, description="name of a recipe → augmentation, loss, schedule and regularisation"
+    )
     reference: str | None = Field(
         None, description="name of the recipe of the baseline (talud baseline); null: no baseline"
     )
     search: str = Field(description="name of the search in `searches` that is used")
-    searches: dict[Name, Search]
+    searches: dict[Name, Search] = Field(description="name of a search → hyperparameters, epochs and method")
     promotion: Promotion = Promotion()
     postprocessing: Postprocessing = Postprocessing()
 

@@ -35,9 +35,9 @@ _RASTER_KEYS = (
 class Acquired(Frozen):
     """Acquisition dates of the images of an area."""
 
-    optical: date | None = None
-    sar_pre: date | None = None
-    sar_post: date | None = None
+    optical: date | None = Field(None, description="date of the optical image")
+    sar_pre: date | None = Field(None, description="date of the SAR image before the event")
+    sar_post: date | None = Field(None, description="date of the SAR image after the event")
 
 
 class PatchData(Frozen):
@@ -156,8 +156,8 @@ class StackOptions(Frozen):
     overlap: Literal["refuse", "allow"] = Field(
         "refuse", description="pixels shared by areas of different roles, or by two training areas: error, or allowed"
     )
-    slope: SlopeMethod = "zevenbergen_thorne"
-    curvature: CurvatureKind = "profile"
+    slope: SlopeMethod = Field("zevenbergen_thorne", description="method of the slope's derivatives")
+    curvature: CurvatureKind = Field("profile", description="kind of curvature")
     sar_unit: SarUnit = Field("db", description="unit of the SAR bands in the stack")
     lee_window: int = Field(0, ge=0, description="side of the Lee speckle filter in SAR pixels, odd; 0: no filter")
     inventory_rule: Literal["centre", "all_touched"] = Field(

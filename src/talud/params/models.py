@@ -24,8 +24,12 @@ class Search(Frozen):
     filters: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)] = Field(
         description="numbers of filters of the first level"
     )
-    learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Len(1)]
-    batch_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)]
+    learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Len(1)] = Field(
+        description="learning rates at the start of training"
+    )
+    batch_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)] = Field(
+        description="numbers of patches in a batch"
+    )
     epochs: int = Field(ge=1, description="maximum number of epochs of a trial")
     trials: int | None = Field(
         None, ge=1, description="number of combinations, drawn at random with the seed; default: all"
@@ -106,7 +110,9 @@ class Recipe(Frozen):
     """
 
     augmentation: Augmentation = Augmentation()
-    loss: Literal["dice", "dice_cross_entropy", "tversky", "focal_tversky"] = "dice"
+    loss: Literal["dice", "dice_cross_entropy", "tversky", "focal_tversky"] = Field(
+        "dice", description="loss function, computed over the whole batch"
+    )
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="learning rate schedule; cosine: warm-up of half an epoch, then decay to a hundredth"
     )
