@@ -150,7 +150,7 @@ class BandDescriptions:
 def parse_band_name(text: str) -> str | None:
     """Return the band that a description names.
 
-    None if it names none, or several.
+    The result is None if it names none, or several.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[VH][VH])", " ", text.strip())
     rest = re.sub(r"[^a-z0-9áéíóú]+", " ", spaced.casefold()).strip()

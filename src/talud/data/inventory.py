@@ -91,7 +91,7 @@ def find_misplacement(
 ) -> Misplacement | None:
     """Explain why no polygon touches a grid.
 
-    None if one touches it, or there are no polygons.
+    The result is None if one touches it, or there are no polygons.
 
     Args:
         geometries: polygons in the CRS of the grid.
@@ -231,7 +231,7 @@ class Polygons:
     def find_misplacement(self, grid: Grid) -> Misplacement | None:
         """Explain why no polygon touches a grid.
 
-        None if one touches it, or there are no polygons.
+        The result is None if one touches it, or there are no polygons.
         """
         return find_misplacement(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 

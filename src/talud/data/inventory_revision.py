@@ -382,7 +382,7 @@ def _total(
 ) -> tuple[PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals]:
     """Return the totals of a correction's polygons.
 
-    They are those before, after, added, removed, changed and unchanged.
+    The totals cover polygons before and after the correction, and added, removed, changed and unchanged ones.
     """
     metre = float(grid.crs.linear_units_factor[1])
     was, now = (shapely.area(_project_polygons(frame, grid)) * metre**2 for frame in (old, new))

@@ -113,7 +113,7 @@ def _write(
 ) -> KnownPixels | None:
     """Write stack and mask; return the known pixels.
 
-    None if no patch has a mask.
+    The result is None if no patch has a mask.
     """
     rows, columns = rows_and_columns(len(folder.pairs))
     side, size, bands = folder.side, folder.data.pixel_size, tuple(folder.data.bands)

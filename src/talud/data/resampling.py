@@ -208,7 +208,7 @@ def _occlusion_mask(
 ) -> Callable[[Grid], NDArray[np.bool_]]:
     """Return a function that marks hidden pixels.
 
-    They are touched by cloud, layover or shadow.
+    Hidden pixels are touched by cloud, layover or shadow.
 
     The source is a file of polygons, or a raster whose non-zero pixels count.
 

@@ -97,7 +97,7 @@ def lee_filter(power: Backscatter, window: int) -> Backscatter:
 def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | None:
     """Return a band's stated unit and its location.
 
-    That is the band's unit, a tag or the description of the band. None if there is no unit.
+    The location is the band's unit, a tag or the description of the band. The result is None if no unit is stated.
 
     Raises:
         SourceError: The file states two units.

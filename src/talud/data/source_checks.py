@@ -82,7 +82,7 @@ def warn_about_sources(spec: StackSpec) -> None:
 def acquisition_date(dataset: DatasetReader) -> date | None:
     """Return a scene's acquisition date by tags or name.
 
-    None if they state no date, or several.
+    The result is None if they state no date, or several.
     """
     tags = {key.upper(): text for key, text in dataset.tags().items()}
     found = [day for key in _DATE_TAGS if (day := _DATE_PATTERN.search(tags.get(key, "")))]

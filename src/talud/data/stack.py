@@ -264,7 +264,7 @@ def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
 def _read_boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
     """Read the surveyed part of an area.
 
-    None if all of it is surveyed.
+    The result is None if all of it is surveyed.
 
     Raises:
         SourceError: The file has no polygon in the area.

@@ -82,7 +82,7 @@ def remove_stale_records(project: Project, area: str) -> None:
 def data_version(project: Project, areas: Sequence[str]) -> str:
     """Return the data version of areas.
 
-    It is an MD5 over those of their stacks and masks.
+    The version is an MD5 over the checksums of their stacks and masks.
 
     Raises:
         ParamsError: An area is unknown.
@@ -111,7 +111,7 @@ def hash_data_version(digests: Sequence[str]) -> str:
 def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
     """Return the settings that determine a stack.
 
-    They are those in params.yaml, as JSON values.
+    The settings come from params.yaml and are returned as JSON values.
 
     They are those of the area and, for a stack of rasters, the stack options.
     """
@@ -164,7 +164,7 @@ def check_current_stack(project: Project, area: str) -> Path:
 def check_raster_current(raster: str | Path) -> None:
     """Check a raster if it is a project's stack.
 
-    It is compared with params.yaml.
+    The record of the stack is compared with params.yaml.
 
     Raises:
         ParamsError: The project's params.yaml is not valid.

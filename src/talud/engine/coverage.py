@@ -97,7 +97,7 @@ def _group_code(
 ) -> NDArray[np.uint16]:
     """Return a group's bits at selected pixels.
 
-    They are the bit of the occlusion mask that hides the group, else those of its invalid bands.
+    The result is the bit of the occlusion mask that hides the group, else the bits of its invalid bands.
     """
     code = np.zeros(selected.shape, np.uint16)
     hidden = np.zeros_like(selected)

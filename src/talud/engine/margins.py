@@ -100,9 +100,7 @@ class NetworkGeometry:
         raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
 
     def scales(self) -> dict[str, int]:
-        """Return the pixel size of each tensor.
-
-        It is in pixels of the input.
+        """Return the pixel size of each tensor in pixels of the input.
 
         Raises:
             ModelError: Tensors of different scale meet, or the scale of an operator is not known.

@@ -113,7 +113,7 @@ def _check_resize_nodes(graph: onnx.GraphProto) -> None:
 def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
     """Check a contract's halo and alignment.
 
-    They must cover those of the graph.
+    They must be at least the halo and the alignment of the graph.
 
     If the reach of an operator is not known, the contract cannot be checked and is accepted.
 

@@ -159,8 +159,8 @@ class Model:
     def run_cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
         """Run one pass over tiles.
 
-        With a tile's whole halo it equals that of one pass over the whole raster. The few tiles that cannot be cropped
-        are run one by one on the plain network.
+        With the exact halo, the result equals that of one pass over the whole raster. The few tiles that cannot be
+        cropped are run one by one on the plain network.
 
         Args:
             windows: bands (bands, height, width) of each tile's window, as for `run`.
@@ -246,7 +246,7 @@ class Model:
     def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
         """Cut a raster into tiles.
 
-        They are those that cost least and fit into memory.
+        The tiles are the cheapest ones that fit into memory.
 
         Args:
             shape: (height, width) of the raster.

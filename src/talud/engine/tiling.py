@@ -70,7 +70,7 @@ class Tile:
     def batch_key(self) -> tuple[Edges | None, int, int]:
         """Key of tiles that fit into one pass.
 
-        It is the edges and shape of the core.
+        The key consists of the edges and the shape of the core.
         """
         return self.edges, self.core.height, self.core.width
 
@@ -84,7 +84,7 @@ class Tile:
     def cell_slices(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
         """Return slices of the core's cells and a margin.
 
-        They index an array of the window.
+        The slices index an array of the window.
 
         Args:
             margins: pixels above, left of, below and right of the cells; at most as many as the window has.
@@ -148,9 +148,8 @@ class Axis:
     def touched_edges(self, core: range) -> tuple[bool, bool] | None:
         """Return the edges that a core touches.
 
-        They are that at its begin and that at its end.
-
-        None if an edge lies within the halo.
+        The result states if the core touches the start and the end of the axis. It is None if an edge is closer
+        than the halo.
         """
         distances = core.start, self.padded - round_up(core.stop, self.alignment)
         if any(0 < distance < self.halo for distance in distances):

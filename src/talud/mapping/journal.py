@@ -128,7 +128,7 @@ class Journal:
     def was_publishing(cls, out: Path) -> bool:
         """Check if a run was interrupted while publishing.
 
-        It was moving the files of a map to `out`.
+        The interrupted run was moving the files of a map to `out`.
         """
         return (_working_folder(out) / _PUBLISHING_FILE).exists()
 
@@ -157,7 +157,7 @@ class Journal:
     def read(self, tile: Tile) -> TileResult | None:
         """Read the result for a tile.
 
-        None if it is not finished, or its file is damaged.
+        The result is None if it is not finished, or its file is damaged.
         """
         try:
             # NumPy verifies the checksums of the zip format.

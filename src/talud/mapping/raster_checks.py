@@ -181,7 +181,7 @@ def check_processing(
 ) -> None:
     """Check the stated processing options.
 
-    They must be those of the training stacks.
+    The options must equal those of the training stacks.
 
     Raises:
         MismatchError: An option that a present band depends on differs.

@@ -173,7 +173,7 @@ class StackReader:
     def occlusion_masks(self, window: Window) -> dict[str, NDArray[np.bool_]]:
         """Read the occlusion masks of a window.
 
-        They mark cloud, and radar layover or shadow.
+        The masks mark cloud, and radar layover or shadow.
 
         The names are those of `talud.bands.OCCLUSION_MASKS`; the window must be inside the raster.
         """
@@ -182,7 +182,7 @@ class StackReader:
     def read_image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
         """Read bands resampled to (height, width), or None.
 
-        None if one is missing.
+        The result is None if one is missing.
         """
         present = self._dataset.descriptions
         if not set(names) <= set(present):
@@ -335,7 +335,7 @@ def _distances(
 ) -> tuple[DomainDistance, ...]:
     """Return the distances from the training areas.
 
-    They are those of bands, then those of band differences.
+    Distances of bands come first, then distances of band differences.
 
     If the sample is smaller than the raster, it may come from overviews, whose averages vary less than pixels do. In
     that case full-resolution pixels are read from a few blocks within the valid part of the sample.

@@ -63,7 +63,7 @@ def quantize_to_int8(model: onnx.ModelProto, patches: NDArray[np.float32]) -> on
 def _float32_nodes(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the nodes that remain in float32.
 
-    They are the nodes up to the first convolution and its activation.
+    These are the nodes up to the first convolution and its activation.
     """
     names: list[str] = []
     for node in graph.node:
