@@ -19,7 +19,7 @@ from talud.engine.tiling import round_up
 from talud.errors import ModelError
 
 _POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
-_POINTWISE |= {"QuantizeLinear", "DequantizeLinear"}
+_POINTWISE |= {"BatchNormalization", "HardSigmoid", "HardSwish", "QuantizeLinear", "DequantizeLinear"}
 
 
 class Margin(NamedTuple):
@@ -45,8 +45,12 @@ class OperatorReach:
     extra: Margin
 
     def input_margin(self, wanted: Margin) -> Margin:
-        """Return the input margin that an output margin needs."""
-        return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.extra, strict=True)))
+        """Return the input margin that an output margin needs.
+
+        A stride that is larger than the kernel leaves out the last pixels of a core. They are kept as part of the core,
+        so a margin is never negative.
+        """
+        return Margin(*(max(ceil(side * self.scale) + more, 0) for side, more in zip(wanted, self.extra, strict=True)))
 
     def output_margin(self, margin: Margin) -> Margin:
         """Return the output margin for an input margin."""
@@ -95,7 +99,9 @@ class NetworkGeometry:
             return OperatorReach(Fraction(1), Margin(0, 0))
         if node.op_type == "Resize":
             return OperatorReach(Fraction(1, self._upsampling_factor(node)), Margin(0, 0))
-        if node.op_type in {"Conv", "MaxPool"}:
+        if node.op_type == "Slice" and self._axes(node) == [1]:
+            return OperatorReach(Fraction(1), Margin(0, 0))
+        if node.op_type in {"Conv", "MaxPool", "AveragePool"}:
             return _sliding_window_reach(node)
         raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
 
@@ -137,6 +143,11 @@ class NetworkGeometry:
                 within = Margin(*map(min, needed, there))
                 wanted[name] = Margin(*map(max, wanted.get(name, within), within))
         return wanted
+
+    def _axes(self, node: onnx.NodeProto) -> list[int]:
+        """Return the axes of a Slice node; none if they are not constant."""
+        axes = self._constants.get(node.input[3]) if len(node.input) > 3 else None
+        return [] if axes is None else [int(axis) for axis in numpy_helper.to_array(axes).ravel()]
 
     def _upsampling_factor(self, node: onnx.NodeProto) -> int:
         """Return the factor of a Resize node."""
