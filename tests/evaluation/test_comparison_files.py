@@ -17,7 +17,7 @@ def test_compare_replaces_only_files_of_a_comparison(small_project: Project, tmp
     model, out = Model.load(small_project.model("3band")), tmp_path / "compared"
     out.mkdir()
     (out / "difference.tif").write_text("user's file")
-    with pytest.raises(OutputError, match=r"holds difference\.tif"):
+    with pytest.raises(OutputError, match=r"contains difference\.tif"):
         compare(model, model, small_project, "away", out)
     assert (out / "difference.tif").read_text() == "user's file"
     (out / "difference.tif").unlink()

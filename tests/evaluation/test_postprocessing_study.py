@@ -170,7 +170,7 @@ def test_options_of_params_yaml_are_scored_too(small_project: Project, monkeypat
         (one.scores.tp + one.scores.fp) for one in table.places["away"] if one.method == THRESHOLD_ONLY
     )
     assert [one.method for one in table.places["away"]] == [THRESHOLD_ONLY, COMBINED, "params.yaml"]
-    with pytest.raises(ParamsError, match=r"hysteresis_low is 0\.6, hysteresis_high 0\.3"):
+    with pytest.raises(ParamsError, match=r"hysteresis_low is 0\.6 but must not exceed hysteresis_high, 0\.3"):
         configured(small_project, hysteresis_low=0.6, hysteresis_high=0.3)
 
 
