@@ -182,9 +182,9 @@ def test_variables_are_kept_if_rasterio_has_no_data(tmp_path: Path) -> None:
     code = """
 import sys
 sys.path[:0] = sys.argv[1:]
-from process import settle
+from process import clean_environment
 environ = {"PROJ_DATA": "/conda/share/proj", "GDAL_SKIP": "COG"}
-settle(environ)
+clean_environment(environ)
 print(environ)
 """
     done = run(code, tmp_path, Path(process.__file__).parent)

@@ -237,7 +237,7 @@ def test_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> None:
     (folder / "inventory.gpkg").write_bytes(b"mine")
     result = run("--out", str(tmp_path))
     assert (result.returncode, result.stdout) == (1, "")
-    assert re.fullmatch(r"synthetic: .*holds inventory\.gpkg.*\n", result.stderr)
+    assert re.fullmatch(r"synthetic: .*contains inventory\.gpkg.*\n", result.stderr)
     assert [path.read_bytes() for path in tmp_path.rglob("*.*")] == [b"mine"]
 
 

@@ -13,14 +13,19 @@ import re
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from talud.errors import OutputError, SourceError
+from talud.text import first_line
 
 # Suffixes, after a database's name, of the files that hold its pending edits.
 PENDING_SUFFIXES = ("-wal", "-journal")
@@ -32,6 +37,12 @@ _VOLATILE = ((18, 20), (24, 28), (92, 100))
 _COPY_ATTEMPTS = 20
 _COPY_RETRY_SECONDS = 0.1
 _LOCK_TIMEOUT_SECONDS = 0.5
+# GDAL's clock is global to the process.
+_GDAL_CLOCK_LOCK = threading.Lock()
+# GDAL's clock is set to this time while a file is written, so that equal content gives equal bytes.
+FIXED_DATE = "2000-01-01T00:00:00.000Z"
+
+Columns = Mapping[str, NDArray[Any]]
 
 
 def is_database(path: Path) -> bool:
@@ -160,6 +171,35 @@ def _copy(path: Path, copy: Path) -> None:
 def _state(path: Path) -> list[tuple[int, int, int]]:
     stats = [part.stat() for part in (path, *_beside(path)) if part.exists()]
     return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in stats]
+
+
+def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **options: Any) -> None:
+    """Write a layer with a fixed clock.
+
+    Equal content gives equal bytes.
+
+    Args:
+        path: path of the file.
+        geometry: geometries as WKB; None for a table without geometries.
+        columns: values of each column by name.
+        **options: further arguments of `pyogrio.raw.write`.
+
+    Raises:
+        OutputError: The layer cannot be written.
+    """
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
+
+    with _GDAL_CLOCK_LOCK:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": FIXED_DATE})
+        try:
+            pyogrio.raw.write(
+                plain_path(path), geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
+            )
+        except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
+            raise OutputError(f"{path}: cannot be written: {first_line(error)}") from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 
 
 def plain_path(path: Path) -> Path:

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from stack_files import write_stack
-from talud.adaptation.alignment import _drop_outliers, adapt, self_agreement
+from talud.adaptation import _drop_outliers, adapt, self_agreement
 from talud.cli.main import app
 from talud.contract import Contract
 from talud.engine.model_file import save_model, weights_digest

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from talud.cli.app import TRAINING, app
+from talud.cli.app import TRAINING, app, show_progress
 from talud.cli.models import MODEL_HELP, JsonOption
-from talud.cli.progress import show_progress
 from talud.text import counted
 
 if TYPE_CHECKING:
@@ -125,10 +124,7 @@ def finetune(
     from talud.evaluation import registration
     from talud.project import Project
 
-    if registration.is_model_file(model) and out is None:
-        raise typer.BadParameter("missing; a model from a file needs an output file", param_hint="--out")
-    if out is not None and not registration.is_model_file(str(out)):
-        raise typer.BadParameter("must end in .onnx", param_hint="--out")
+    _check_output(model, out)
     project = Project.find()
     source = registration.open_model(project.root, model)
     if out is not None:
@@ -174,6 +170,16 @@ def finetune(
         print(f"warning: on these patches the fine-tuned model is {made.lack_of_skill}")
     print(f"threshold: {source.contract.measured.threshold:.2f} before, {made.contract.measured.threshold:.2f} after")
     print(f"{source.title}, fine-tuned to {tuning.area}: {location}")
+
+
+def _check_output(model: str, out: Path | None) -> None:
+    """Check the output file of a model that is made from another one."""
+    from talud.evaluation import registration
+
+    if registration.is_model_file(model) and out is None:
+        raise typer.BadParameter("missing; a model from a file needs an output file", param_hint="--out")
+    if out is not None and not registration.is_model_file(str(out)):
+        raise typer.BadParameter("must end in .onnx", param_hint="--out")
 
 
 def _why_no_rehearsal(contract: Contract) -> str:
@@ -227,21 +233,18 @@ def adapt(
         talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --strength 0.7 --json
     """
     from talud import source_files
-    from talud.adaptation import alignment
+    from talud.adaptation import adapt as adapt_model
     from talud.data.stack_record import check_raster_current
     from talud.evaluation import registration
     from talud.project import find_root
 
-    if registration.is_model_file(model) and out is None:
-        raise typer.BadParameter("missing; a model from a file needs an output file", param_hint="--out")
-    if out is not None and not registration.is_model_file(str(out)):
-        raise typer.BadParameter("must end in .onnx", param_hint="--out")
+    _check_output(model, out)
     check_raster_current(raster)
     root = find_root(Path.cwd())
     source = registration.open_model(root, model)
     if out is not None:
         source_files.check_output_file(out, [source.path, raster])
-    made = alignment.adapt(source, raster, area, strength)
+    made = adapt_model(source, raster, area, strength)
     if out is not None:
         registration.write_model(out, made.graph, made.contract)
         location = str(out)

@@ -369,10 +369,7 @@ def _count_equal_features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object
 
 
 def _single_part(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """Return the only part of a multipolygon.
-
-    Other geometries are returned unchanged.
-    """
+    """Return the only part of a multipolygon; other geometries unchanged."""
     parts = shapely.get_parts(geometry)
     return parts[0] if len(parts) == 1 else geometry
 

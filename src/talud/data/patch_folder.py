@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from talud.contract import Contract
 from talud.data import band_names, masks, sources
 from talud.data.band_names import BandDescriptions, BandNumbers
-from talud.errors import SourceError
+from talud.errors import MismatchError, ParamsError, SourceError
 from talud.files import md5
 from talud.metrics import UNKNOWN
 from talud.params import PatchData
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
 IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5_SUFFIXES
+_TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+_COLOURS = ("red", "green", "blue")
 MAX_PATCH_SIDE = 2048  # side in pixels; a larger image should be an area of rasters
 _MAX_HDF5_BYTES = 1 << 29  # size of an uncompressed HDF5 image, which a file of a few kB may exceed
 
@@ -312,3 +315,56 @@ def _open_hdf5(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
             yield values
     except (OSError, RuntimeError, KeyError, ValueError, UnicodeError) as error:
         raise SourceError(f"{path}: cannot be read as HDF5: {' '.join(str(error).split())}") from error
+
+
+def find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
+    """Find patches with their bands in contract order.
+
+    Args:
+        folder: folder with images and masks.
+        contract: contract of the model that reads them.
+        bands: band name → channel number. Default: the names in the first image.
+
+    Raises:
+        SourceError: The folder has no patches, or one cannot be read.
+        ParamsError: A channel number is less than 1.
+        MismatchError: The images lack a band of the contract, or do not name their channels.
+    """
+    for name, number in (bands or {}).items():
+        if number < 1:
+            raise ParamsError(f"band {name} has channel number {number}, but channels are numbered from 1")
+    if bands is None:
+        first = PatchFolder.find(folder, _patch_data({contract.input.band_names[0]: 1})).pairs[0].image
+        bands = _image_bands(first)
+    missing = [name for name in contract.input.band_names if name not in bands]
+    if missing:
+        raise MismatchError(
+            f"{folder}: has no band {', '.join(missing)}; it has {', '.join(bands)}, the model expects "
+            f"{', '.join(contract.input.band_names)}; name the channels, for example --bands red=1,green=2,blue=3"
+        )
+    return PatchFolder.find(folder, _patch_data({name: bands[name] for name in contract.input.band_names}))
+
+
+def _patch_data(bands: Mapping[str, int]) -> PatchData:
+    """Return unchecked patch options for some bands."""
+    return PatchData.model_construct(bands=dict(bands))
+
+
+def _image_bands(image: Path) -> dict[str, int]:
+    """Return band name → channel number of an image.
+
+    Three channels without names are red, green and blue.
+    """
+    if image.suffix.lower() not in _TIFF_SUFFIXES | {".png"}:
+        raise MismatchError(f"{image}: has no channel names; give them, for example --bands red=4,green=3,blue=2")
+    with sources.open_source(image) as dataset:
+        named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
+        count = sources.count_bands_without_alpha(dataset)
+    if named and image.suffix.lower() in _TIFF_SUFFIXES:
+        return named
+    if count != len(_COLOURS):
+        raise MismatchError(
+            f"{image}: has {counted(count, 'channel')} without names; give them, for example "
+            "--bands red=3,green=2,blue=1"
+        )
+    return {name: number for number, name in enumerate(_COLOURS, start=1)}

@@ -132,9 +132,8 @@ class Model:
     def title(self) -> str:
         """Name and version for a reader.
 
-        For example "landslide-unet-7band, version 3".
-
-        A model that was named as a file is called "from a file", since the same file may be registered or not.
+        For example "landslide-unet-7band, version 3". A model that was named as a file is called "from a file", since
+        the same file may be registered or not.
         """
         known = f"version {self.version}" if self.version.isdecimal() else "from a file"
         title = f"{self.name}, {known}"
@@ -284,9 +283,7 @@ class Model:
         return max(min((MEMORY_LIMIT_BYTES - fixed) // (self.memory_bytes(tiling) - fixed), len(tiling)), 1)
 
     def memory_bytes(self, tiling: Tiling, batch: int = 1) -> int:
-        """Return an upper bound of the memory of a pass.
-
-        It includes the weights.
+        """Return an upper bound of the memory of a pass, with the weights.
 
         Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
         for 4, 8, 16, 32 and 64 filters of the first level. A pixel of a cropped tile's window takes 410, 430, 420, 810

@@ -55,10 +55,7 @@ class ImageModel:
 
     @property
     def f1_loss(self) -> float:
-        """Relative loss of F1 in the inference zone.
-
-        The study does not print it.
-        """
+        """Relative loss of F1 in the inference zone, which the study does not print."""
         return 1 - self.inference.f1 / self.f1
 
 
@@ -236,10 +233,7 @@ def _judge_lead(lead: float) -> Verdict:
 
 
 def _judge_loss(least: int, most: int, low: int, high: int) -> Verdict:
-    """Judge losses against the study's range, in percent.
-
-    Overlapping ranges hold in part.
-    """
+    """Judge losses in percent; ranges that overlap the study's hold in part."""
     if most < low or least > high:
         return Verdict.FAILS
     return Verdict.HOLDS if low <= least and most <= high else Verdict.IN_PART

@@ -16,7 +16,7 @@ from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.files import atomic_replace
 from talud.measurement.assessment import Assessment
-from talud.metrics import CALIBRATION_BINS, Confusion, ThresholdHistogram, lack_of_skill
+from talud.metrics import CALIBRATION_BINS, THRESHOLDS, Confusion, ThresholdHistogram, lack_of_skill
 from talud.project import Project
 from talud.text import duration
 
@@ -344,3 +344,37 @@ def read_table(model: type[_Model], path: Path, command: str) -> _Model:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
         raise StudyError(f"{path}: damaged at '{where}': {error.errors()[0]['msg']}; run {command} again") from error
+
+
+def write_results(
+    project: Project,
+    band_set: str,
+    model: Model,
+    tests: Mapping[str, Assessment],
+    areas: Mapping[str, Assessment],
+) -> ScoreTable:
+    """Write score table, metrics and curves."""
+    histograms = {"test": Assessment.total(tests.values()).histogram}
+    histograms |= {area: one.histogram for area, one in areas.items()}
+    table = ScoreTable(
+        band_set=band_set,
+        weights=model.contract.origin.weights,
+        threshold=model.contract.measured.threshold,
+        test={area: Scores.of(one) for area, one in tests.items()},
+        areas={area: Scores.of(one, project.params.area(area).role) for area, one in areas.items()},
+        reliability={part: Reliability.of(histogram) for part, histogram in histograms.items()},
+    )
+    for part, histogram in histograms.items():
+        _write_curve(project.curve(band_set, part), histogram)
+    table.write(project.scores(band_set))
+    table.write_metrics(project.metrics(band_set))
+    return table
+
+
+def _write_curve(path: Path, histogram: ThresholdHistogram) -> None:
+    with atomic_replace(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["threshold", "precision", "recall", "f1"])
+        for threshold, counts in zip(THRESHOLDS, histogram.curve(), strict=True):
+            scores = (counts.precision, counts.recall, counts.f1)
+            writer.writerow([f"{threshold:.2f}", *(f"{score:.6f}" for score in scores)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +17,8 @@ from talud.data.stack_record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, FEW_BLOCKS, Interval, score_intervals
-from talud.evaluation.results import Reliability, Scores, ScoreTable
-from talud.files import atomic_replace, md5
+from talud.evaluation.results import ScoreTable, write_results
+from talud.files import md5
 from talud.grid import Grid
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import (
@@ -31,7 +30,7 @@ from talud.measurement.sites import (
     labelled_windows,
     mapped_windows,
 )
-from talud.metrics import THRESHOLDS, UNKNOWN, ThresholdHistogram, lack_of_skill
+from talud.metrics import UNKNOWN, lack_of_skill
 from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import BLOCK_SIZE, Layout, open_raster, write_cog
@@ -298,7 +297,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     for name, assessment in (*tests.items(), *areas.items()):
         if assessment.single_class_warning:
             warnings.warn(f"{name}: {assessment.single_class_warning}", TaludWarning, stacklevel=2)
-    return _write_results(
+    return write_results(
         project, band_set, model, tests, {name: one for name, one in areas.items() if name not in training}
     )
 
@@ -307,31 +306,6 @@ def labelled_sites(project: Project) -> list[Site]:
     """Return the labelled sites of a project."""
     sites = [Site.of(project, area) for area in project.params.areas]
     return [site for site in sites if site.labelled]
-
-
-def _write_results(
-    project: Project,
-    band_set: str,
-    model: Model,
-    tests: Mapping[str, Assessment],
-    areas: Mapping[str, Assessment],
-) -> ScoreTable:
-    """Write score table, metrics and curves."""
-    histograms = {"test": Assessment.total(tests.values()).histogram}
-    histograms |= {area: one.histogram for area, one in areas.items()}
-    table = ScoreTable(
-        band_set=band_set,
-        weights=model.contract.origin.weights,
-        threshold=model.contract.measured.threshold,
-        test={area: Scores.of(one) for area, one in tests.items()},
-        areas={area: Scores.of(one, project.params.area(area).role) for area, one in areas.items()},
-        reliability={part: Reliability.of(histogram) for part, histogram in histograms.items()},
-    )
-    for part, histogram in histograms.items():
-        _write_curve(project.curve(band_set, part), histogram)
-    table.write(project.scores(band_set))
-    table.write_metrics(project.metrics(band_set))
-    return table
 
 
 def _map_windows(project: Project, band_set: str, site: Site) -> list[Window]:
@@ -417,12 +391,3 @@ def _layout(classes: DatasetReader, project: Project, band_set: str, area: str) 
         colours=PIXEL_CLASS_COLOURS,
         overviews="mode",
     )
-
-
-def _write_curve(path: Path, histogram: ThresholdHistogram) -> None:
-    with atomic_replace(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["threshold", "precision", "recall", "f1"])
-        for threshold, counts in zip(THRESHOLDS, histogram.curve(), strict=True):
-            scores = (counts.precision, counts.recall, counts.f1)
-            writer.writerow([f"{threshold:.2f}", *(f"{score:.6f}" for score in scores)])

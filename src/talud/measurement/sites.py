@@ -16,28 +16,24 @@ from rasterio.windows import Window
 
 from talud.bands import Group
 from talud.contract import Contract
-from talud.data import sources
-from talud.data.patch_folder import PatchFolder
+from talud.data.patch_folder import PatchFolder, find_patches
 from talud.data.patches import Block, Patches, SplitPart, read_patches, split_blocks
 from talud.data.stack_record import check_current_stack
 from talud.engine.runtime import Model
-from talud.errors import MismatchError, ParamsError, SourceError
+from talud.errors import SourceError
 from talud.grid import Grid
 from talud.mapping.raster_checks import check_plausible, mask_implausible
 from talud.mapping.reader import open_stack
 from talud.mapping.tiles import mapped_probability
 from talud.measurement.assessment import Assessment
 from talud.metrics import UNKNOWN, ThresholdHistogram
-from talud.params import PatchData, SplitOptions
+from talud.params import SplitOptions
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import BLOCK_SIZE, open_raster, patch_side
-from talud.text import counted
 
 # Patches whose values are checked before the first is scored.
 _CHECKED_PATCHES = 64
-_COLOURS = ("red", "green", "blue")
-_TIFF = frozenset({".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ class FolderSite:
             SourceError: images or masks are missing, cannot be read, or do not fit together.
             MismatchError: the images lack a band of the contract, or their values are implausible for it.
         """
-        found = _find_patches(folder, contract, bands)
+        found = find_patches(folder, contract, bands)
         without = [pair.image for pair in found.pairs if pair.mask is None]
         if without:
             raise SourceError(
@@ -372,45 +368,3 @@ def _probabilities(
         return
     for values in site.read_windows(model.contract, windows):
         yield mapped_probability(model, values)
-
-
-def _find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
-    """Find patches with their bands in contract order."""
-    for name, number in (bands or {}).items():
-        if number < 1:
-            raise ParamsError(f"band {name} has channel number {number}, but channels are numbered from 1")
-    if bands is None:
-        first = PatchFolder.find(folder, _patch_data({contract.input.band_names[0]: 1})).pairs[0].image
-        bands = _image_bands(first)
-    missing = [name for name in contract.input.band_names if name not in bands]
-    if missing:
-        raise MismatchError(
-            f"{folder}: has no band {', '.join(missing)}; it has {', '.join(bands)}, the model expects "
-            f"{', '.join(contract.input.band_names)}; name the channels, for example --bands red=1,green=2,blue=3"
-        )
-    return PatchFolder.find(folder, _patch_data({name: bands[name] for name in contract.input.band_names}))
-
-
-def _patch_data(bands: Mapping[str, int]) -> PatchData:
-    """Return unchecked patch options for some bands."""
-    return PatchData.model_construct(bands=dict(bands))
-
-
-def _image_bands(image: Path) -> dict[str, int]:
-    """Return band name → channel number of an image.
-
-    Three channels without names are red, green and blue.
-    """
-    if image.suffix.lower() not in _TIFF | {".png"}:
-        raise MismatchError(f"{image}: has no channel names; give them, for example --bands red=4,green=3,blue=2")
-    with sources.open_source(image) as dataset:
-        named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
-        count = sources.count_bands_without_alpha(dataset)
-    if named and image.suffix.lower() in _TIFF:
-        return named
-    if count != len(_COLOURS):
-        raise MismatchError(
-            f"{image}: has {counted(count, 'channel')} without names; give them, for example "
-            "--bands red=3,green=2,blue=1"
-        )
-    return {name: number for number, name in enumerate(_COLOURS, start=1)}

@@ -7,7 +7,6 @@ dozens of polygons.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import rasterio
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -29,8 +26,7 @@ from talud.grid import Grid
 from talud.mapping.reader import StackReader
 from talud.metrics import LANDSLIDE
 from talud.products.rasters import qgis_style
-from talud.text import first_line
-from talud.vector import plain_path
+from talud.vector import FIXED_DATE, Columns, write_layer
 
 # Version of the GeoPackage standard. Older releases of QGIS and GDAL warn about later versions.
 GEOPACKAGE_VERSION = "1.2"
@@ -42,12 +38,6 @@ WINDOW_SIDE_PIXELS = 1024
 # Relative tolerance of an area, which is a sum of floating-point numbers.
 _AREA_TOLERANCE = 1e-9
 _LENGTH_TOLERANCE_PIXELS = 1e-6
-# GDAL's clock is global to the process.
-_GDAL_CLOCK_LOCK = threading.Lock()
-# GDAL's clock is set to this time while a file is written, so that equal content gives equal bytes.
-_FIXED_DATE = "2000-01-01T00:00:00.000Z"
-
-Columns = Mapping[str, NDArray[Any]]
 # GeoJSON geometry and pixel value.
 _Shape = tuple[dict[str, Any], float]
 
@@ -213,34 +203,8 @@ def _style_rows(*layers: str) -> Columns:
         "description": same("talud"),
         "owner": same(""),
         "ui": same(""),
-        "update_time": np.full(count, np.datetime64(_FIXED_DATE.removesuffix("Z"), "ms")),
+        "update_time": np.full(count, np.datetime64(FIXED_DATE.removesuffix("Z"), "ms")),
     }
-
-
-def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **options: Any) -> None:
-    """Write a layer with a fixed clock.
-
-    Equal content gives equal bytes.
-
-    Args:
-        path: path of the file.
-        geometry: geometries as WKB; None for a table without geometries.
-        columns: values of each column by name.
-        **options: further arguments of `pyogrio.raw.write`.
-
-    Raises:
-        OutputError: The layer cannot be written.
-    """
-    with _GDAL_CLOCK_LOCK:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _FIXED_DATE})
-        try:
-            pyogrio.raw.write(
-                plain_path(path), geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
-            )
-        except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
-            raise OutputError(f"{path}: cannot be written: {first_line(error)}") from error
-        finally:
-            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 
 
 def _make_valid(outlines: NDArray[np.object_]) -> NDArray[np.object_]:

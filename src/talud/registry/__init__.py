@@ -24,8 +24,9 @@ for _name, _value in {
 
 from talud.registry.connection import EXPERIMENT, short_timeouts  # noqa: E402
 from talud.registry.models import SET_ASIDE_TAG, ModelVersion, model_uri  # noqa: E402
-from talud.registry.runs import RunInfo, TrialRun  # noqa: E402
+from talud.registry.runs import RunInfo  # noqa: E402
 from talud.registry.store import Store, fetch, relocate, serve_ui  # noqa: E402
+from talud.registry.trial_run import TrialRun  # noqa: E402
 
 __all__ = [
     "EXPERIMENT",

@@ -104,17 +104,12 @@ def check_uri(uri: str) -> None:
 
 @dataclass(frozen=True)
 class Models:
-    """Registered models of a store.
-
-    All methods raise a RegistryError if the store is not available.
-    """
+    """Registered models; methods raise a RegistryError without a store."""
 
     client: MlflowClient
 
     def fetch(self, uri: str) -> FetchedModel:
-        """Fetch a model to this machine.
-
-        Local files are used in place.
+        """Fetch a model to this machine; use local files in place.
 
         Args:
             uri: URI in one of the `URI_FORMS`.
@@ -167,10 +162,7 @@ class Models:
             return _version(found) if found else None
 
     def champions(self) -> tuple[ModelVersion, ...]:
-        """Return all champions that talud registered, by name.
-
-        Deleted champions are excluded; see `broken_aliases`.
-        """
+        """Return all champions that talud registered and nobody deleted, by name."""
         with translated_errors():
             models = _all(self.client.search_registered_models)
             named = [(model.name, model.aliases.get("champion")) for model in models]
@@ -207,11 +199,8 @@ class Models:
             models = _all(self.client.search_registered_models)
             present = {(each.name, str(each.version)) for each in _all(self.client.search_model_versions)}
         named = [(model.name, alias, str(number)) for model in models for alias, number in model.aliases.items()]
-        return tuple(
-            BrokenAlias(name, alias, number)
-            for name, alias, number in sorted(named)
-            if alias in ALIASES and (name, number) not in present
-        )
+        broken = (one for one in sorted(named) if one[1] in ALIASES and (one[0], one[2]) not in present)
+        return tuple(BrokenAlias(*one) for one in broken)
 
     def register(self, name: str, model: onnx.ModelProto, run_id: str, fingerprint: str) -> ModelVersion:
         """Register an ONNX model as a version.

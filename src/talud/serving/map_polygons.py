@@ -24,12 +24,12 @@ from pydantic.types import FailFast
 from talud.data.inventory import extract_polygons
 from talud.errors import ParamsError, SourceError
 from talud.grid import Grid
-from talud.products.polygons import GDAL_UTC, GEOPACKAGE_VERSION, write_layer
+from talud.products.polygons import GDAL_UTC, GEOPACKAGE_VERSION
 from talud.products.rasters import Products
 from talud.raster import translate_read_errors
 from talud.serving.rasters import WGS84, FileStamp, file_stamp
 from talud.serving.tables import Outline, Review
-from talud.vector import open_vector
+from talud.vector import open_vector, write_layer
 
 MAX_VERTICES = 100_000
 MAX_RINGS = 500  # of an outline: a validity check compares each pair of rings

@@ -1,1 +1,0 @@
-"""Unsupervised adaptation of a model to a new area."""
