@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +32,7 @@ from talud import errors
 from talud.engine.runtime import Model
 from talud.engine.tiling import Tiling
 from talud.errors import ClusterError, OutputError, ParamsError, SourceError, TaludError
+from talud.files import md5
 from talud.mapping import workers
 from talud.mapping.journal import Journal
 from talud.mapping.options import MapOptions
@@ -362,6 +365,36 @@ def test_ctrl_c_stops_all_workers_quietly(tiny_model: Path, large_raster: LargeR
     assert len(workers) == 2
     assert not any(map(alive, workers))
     assert len(tiles(out)) >= 10
+
+
+def test_raster_opened_while_its_job_ends_is_closed(
+    tiny_model: Path, large_raster: LargeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copy(tiny_model, tmp_path / "model.onnx"))
+    shared, model = workers.SharedModel(copy, md5(copy), None, "cpu"), Model.load(copy)
+    job = workers.ShardContext(shared, str(large_raster.stack), None, None, {}, {})
+    started, permitted = Event(), Event()
+
+    @contextmanager
+    def open_slowly(*arguments: object) -> Iterator[object]:
+        started.set()
+        permitted.wait(30)
+        with open_stack(*arguments) as stack:
+            yield stack
+
+    monkeypatch.setattr(workers, "open_stack", open_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        opening = pool.submit(workers._thread_raster, job, model)
+        assert started.wait(30)
+        copy.unlink()
+        closing = pool.submit(workers._close_rasters, job)
+        time.sleep(0.2)
+        permitted.set()
+        opening.result()
+        closing.result()
+        assert workers._open_rasters == {}
+        with pytest.raises(ClusterError, match="cancelled"):
+            pool.submit(workers._thread_raster, job, model).result()
 
 
 # Runs on an existing cluster.

@@ -115,6 +115,8 @@ class OpenRaster:
 
 # Thread → its open raster; a GDAL dataset serves one thread at a time.
 _open_rasters: dict[int, OpenRaster] = {}
+# Held while a raster is opened, so that none is opened while those of an ended job are closed.
+_opening_lock = Lock()
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,13 @@ def _compute_shard(job: ShardContext, shard: Shard, _: SendMessage) -> None:
     slots = max(job.slots.get(machine_of(worker.address), 1), worker.state.nthreads)
     try:
         model = _load_model(job.model, max(physical_cores() // slots, 1))
-        stack = _thread_raster(job, model)
+        opening = _thread_raster(job, model)
     except TaludError as error:
         raise type(error)(f"worker {worker.address}: {error}") from error
     unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
     wanted = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
-    with _open_rasters[get_ident()].busy:
-        compute_tiles(model, stack, wanted, job.journal, job.passes)
+    with opening.busy:
+        compute_tiles(model, opening.stack, wanted, job.journal, job.passes)
 
 
 @lru_cache(maxsize=1)
@@ -234,21 +236,25 @@ def _load_model(file: SharedModel, threads: int) -> Model:
     return Model.load(file.path, file.registered_as, file.provider, threads)
 
 
-def _thread_raster(job: ShardContext, model: Model) -> StackReader:
+def _thread_raster(job: ShardContext, model: Model) -> OpenRaster:
     """Return this thread's raster, which stays open between shards.
 
     Raises:
         SourceError: The raster cannot be read, even after a retry.
         MismatchError: The raster does not fit the model.
-        ClusterError: The raster, or another fact that the tiles depend on, differs from the calling process.
+        ClusterError: The job has ended; or the raster, or another fact that the tiles depend on, differs from the
+            calling process.
     """
     thread = get_ident()
     opening = _open_rasters.get(thread)
     if opening is None or opening.job != job:
         if opening:  # it belongs to a failed run
             _open_rasters.pop(thread).resources.close()
-        opening = _open_rasters[thread] = _open_raster(job, model)
-    return opening.stack
+        with _opening_lock:
+            if not job.model.path.exists():
+                raise ClusterError("the task was cancelled")
+            opening = _open_rasters[thread] = _open_raster(job, model)
+    return opening
 
 
 def _open_raster(job: ShardContext, model: Model) -> OpenRaster:
@@ -271,8 +277,10 @@ def _open_raster(job: ShardContext, model: Model) -> OpenRaster:
 def _close_rasters(job: ShardContext) -> None:
     """Close the files of a job in a worker."""
     _load_model.cache_clear()
-    for thread in [thread for thread, opening in list(_open_rasters.items()) if opening.job == job]:
-        opening = _open_rasters.pop(thread)
+    with _opening_lock:
+        threads = [thread for thread, opening in _open_rasters.items() if opening.job == job]
+        closing = [_open_rasters.pop(thread) for thread in threads]
+    for opening in closing:
         with opening.busy:
             opening.resources.close()
 
