@@ -200,7 +200,7 @@ def test_worker_retries_opening_the_raster_and_closes_it(
         assert workers._thread_raster(job, model) is opened
         with ThreadPoolExecutor(1) as dask:  # which opens it in another thread
             dask.submit(workers._close_rasters, job).result()
-    assert opened._dataset.closed
+    assert opened.stack._dataset.closed
 
 
 @pytest.mark.slow

@@ -237,7 +237,7 @@ def _load_model(file: SharedModel, threads: int) -> Model:
 
 
 def _thread_raster(job: ShardContext, model: Model) -> OpenRaster:
-    """Return this thread's raster, which stays open between shards.
+    """Return the open raster of this thread, which is kept between shards.
 
     Raises:
         SourceError: The raster cannot be read, even after a retry.
