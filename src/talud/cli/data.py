@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talud.cli import sources
-from talud.cli.app import DATA, app, show_progress
+from talud.cli.app import DATA, app
+from talud.cli.progress import show_progress
 from talud.text import counted, dimensions
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from talud.cli import models, sources
-from talud.cli.app import TRAINING, app, show_progress
+from talud.cli.app import TRAINING, app
+from talud.cli.progress import show_progress
 from talud.errors import TaludWarning
 
 if TYPE_CHECKING:

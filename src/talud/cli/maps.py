@@ -131,7 +131,7 @@ def predict(
     # An extension module that is interrupted during its import would raise ImportError.
     with sigint_ends_process():
         import talud.products.prediction
-        from talud.cli.app import show_progress
+        from talud.cli.progress import show_progress
         from talud.data.stack_record import check_raster_current
 
         # The registry takes as long to import as all the rest.
@@ -183,7 +183,7 @@ def map_sources(
     with sigint_ends_process():  # as in talud predict
         import talud.products.prediction
         from talud import basin
-        from talud.cli.app import show_progress
+        from talud.cli.progress import show_progress
 
     loaded = (
         basin.open_for_sources(area, files, options.provider, options.precision)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from talud.cli.app import TRAINING, app, show_progress
+from talud.cli.app import TRAINING, app
 from talud.cli.models import MODEL_HELP, JsonOption
+from talud.cli.progress import show_progress
 from talud.text import counted
 
 if TYPE_CHECKING:
