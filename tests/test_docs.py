@@ -149,10 +149,13 @@ def test_links_lead_to_files(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document",
+    # The changelog also mentions names that were replaced.
+    [path for path in DOCUMENTS if path.name != "CHANGELOG.md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_modules_and_names_that_pages_mention_exist(document: Path) -> None:
-    if document.name == "CHANGELOG.md":
-        pytest.skip("history names what was there")
     for name in set(re.findall(r"`(talud(?:\.\w+)+)\b", document.read_text(encoding="utf-8"))):
         if re.search(r"\.(tif|gpkg|json|contract|example)$", name):
             continue
