@@ -4,7 +4,7 @@
 # make docs: the documentation site, in docs/_build/html; no network is needed.
 # make team: what a team has, on this machine alone: PostgreSQL, MLflow with a login, Dask; and a small study on it.
 # make page: the service's review page, built from page/ with Node; the service runs without it, but shows no page.
-# make bench: how fast inference and training are, beside what it should reach; half an hour on a machine that does nothing else.
+# make bench: speed of inference and training, with targets; half an hour on an idle machine.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -129,8 +129,8 @@ def _companion_files(path: Path) -> Iterator[Path]:
     if is_database(path):
         yield from pending_files(path)
     suffixes = COMPANION_SUFFIXES.get(path.suffix.lower(), ())
-    beside = path.parent.iterdir() if suffixes else ()
-    alike = [other for other in beside if other.stem == path.stem and other.suffix.lower() in suffixes]
+    siblings = path.parent.iterdir() if suffixes else ()
+    alike = [other for other in siblings if other.stem == path.stem and other.suffix.lower() in suffixes]
     yield from sorted(alike, key=lambda other: (suffixes.index(other.suffix.lower()), other.name))
 
 
