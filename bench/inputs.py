@@ -47,7 +47,7 @@ def random_stack(height: int, width: int, seed: int) -> NDArray[np.float32]:
 
 def random_network() -> Any:
     """Return an untrained Keras model."""
-    from talud.training import unet
+    from talud.networks import unet
 
     mean, deviation = (np.full(len(BANDS), value, np.float32) for value in (MEAN, DEVIATION))
     return unet.build(FILTERS, DEPTH, mean, deviation, seed=1)
@@ -57,8 +57,8 @@ def write_model(path: Path) -> None:
     """Write the model as `talud train` exports it, and its int8 variant."""
     from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
+    from talud.networks.onnx_graph import to_onnx
     from talud.training import export
-    from talud.training.onnx_graph import to_onnx
 
     graph = to_onnx(random_network())
     field = receptive_field(graph)

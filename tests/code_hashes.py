@@ -19,7 +19,7 @@ PYTHON = (3, 11)  # the abstract syntax tree differs between versions of Python
 # Packages and root modules whose code decides results, by part; code that several parts share stands with the first.
 PARTS = {
     "data": ["data", "bands", "grid", "params", "raster", "source_files", "vector"],
-    "training": ["training"],
+    "training": ["training", "networks"],
     "inference": ["engine", "mapping", "products", "measurement", "quantization", "adaptation", "contract", "imaging"],
     "evaluation": ["evaluation", "confusion_map", "metrics"],
 }

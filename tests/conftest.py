@@ -134,8 +134,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
-    from talud.training import export, unet
-    from talud.training.onnx_graph import to_onnx
+    from talud.networks import unet
+    from talud.networks.onnx_graph import to_onnx
+    from talud.training import export
 
     mean, deviation = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)
     graph = to_onnx(unet.build(filters=4, depth=2, mean=mean, deviation=deviation, seed=3))

@@ -38,9 +38,9 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
     def export(depth: int, names: Sequence[str] = RGB, required: Sequence[Group] | None = None, **stated: Any) -> Path:
         from talud.engine.margins import receptive_field
         from talud.engine.model_file import weights_digest
+        from talud.networks import unet
+        from talud.networks.onnx_graph import to_onnx
         from talud.training import export as exporting
-        from talud.training import unet
-        from talud.training.onnx_graph import to_onnx
 
         mean, deviation = (np.full(len(names), value, np.float32) for value in (125, 70))
         graph = to_onnx(unet.build(filters=3, depth=depth, mean=mean, deviation=deviation, seed=depth))

@@ -65,9 +65,9 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Return a small U-Net trained on a scene, with its feature statistics."""
     import keras
 
-    from talud.training import unet
-    from talud.training.onnx_graph import to_onnx
-    from talud.training.unet import Loss
+    from talud.networks import unet
+    from talud.networks.onnx_graph import to_onnx
+    from talud.training.losses import Loss
 
     image, truth = scene(1)
     mean, deviation = image.mean(axis=(1, 2)), image.std(axis=(1, 2))

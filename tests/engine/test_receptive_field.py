@@ -11,8 +11,8 @@ from onnx import helper
 
 from talud.engine.margins import ReceptiveField, receptive_field
 from talud.errors import ModelError
-from talud.training import unet
-from talud.training.onnx_graph import to_onnx
+from talud.networks import unet
+from talud.networks.onnx_graph import to_onnx
 
 
 def blank(depth: int) -> keras.Model:

@@ -12,9 +12,9 @@ import pytest
 
 from talud.engine.cropping import crop_network
 from talud.engine.tiling import Edges
+from talud.networks import unet
+from talud.networks.onnx_graph import to_onnx
 from talud.quantization.precision import quantize_to_int8
-from talud.training import unet
-from talud.training.onnx_graph import to_onnx
 
 # Statistics of reflectance, slope, curvature and digital numbers, which differ by orders of magnitude.
 MEAN, DEVIATION = np.array([0.2, 30, 0, 5000], np.float32), np.array([0.05, 12, 0.01, 1500], np.float32)

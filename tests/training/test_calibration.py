@@ -7,8 +7,9 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from talud.training import calibration, unet
-from talud.training.onnx_graph import to_onnx
+from talud.networks import unet
+from talud.networks.onnx_graph import to_onnx
+from talud.training import calibration
 
 
 def draw_pixels(slope: float, offset: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,9 @@ from talud.contract import Contract
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.training import export, unet
-from talud.training.onnx_graph import to_onnx
+from talud.networks import unet
+from talud.networks.onnx_graph import to_onnx
+from talud.training import export
 
 PATCHES = Patches(
     np.random.default_rng(1).normal(90, 30, (6, 32, 32, 3)).astype(np.float32), np.zeros((6, 32, 32), np.uint8)

@@ -20,12 +20,12 @@ from talud.evaluation import model_card, promotion, registration
 from talud.evaluation.scores import assess_area
 from talud.grid import Grid
 from talud.metrics import ThresholdHistogram, best_threshold
+from talud.networks import unet
+from talud.networks.onnx_graph import from_onnx, to_onnx
 from talud.project import Project
 from talud.raster import Layout, open_raster, write_cog
 from talud.registry import Store
-from talud.training import unet
 from talud.training.finetuning import FineTuningOptions, finetune
-from talud.training.onnx_graph import from_onnx, to_onnx
 
 
 @pytest.mark.parametrize(("bands", "filters", "depth"), [(1, 3, 1), (7, 2, 4)])

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from talud.training.unet import LOSSES, Loss, PixelScores, dice, dice_cross_entropy, focal_tversky, tversky
+from talud.training.losses import LOSSES, Loss, PixelScores, dice, dice_cross_entropy, focal_tversky, tversky
 
 SHAPE = (3, 8, 8, 1)
 

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from talud.networks import unet
 from talud.params import TrainingOptions
-from talud.training import unet
 from talud.training.trial_runner import _memory_advice
 
 

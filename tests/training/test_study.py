@@ -35,6 +35,7 @@ from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
 from talud.files import md5
 from talud.grid import Grid
+from talud.networks.onnx_graph import to_onnx
 from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.raster import Layout, open_raster, write_cog
@@ -42,7 +43,6 @@ from talud.training import checkpoint, export, study
 from talud.training.calibration import compute_logits
 from talud.training.checkpoint import Epoch, TrialState, trial_key
 from talud.training.dataset import Dataset
-from talud.training.onnx_graph import to_onnx
 from talud.training.search import find_search, hyperparameter_sets, recorded_hyperparameters
 from talud.training.trial_runner import TrialResult
 from talud.versions import VERSIONS

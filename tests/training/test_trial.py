@@ -13,13 +13,14 @@ import pytest
 from talud import metrics
 from talud.data.patches import Patches
 from talud.errors import StudyError
+from talud.networks import unet
+from talud.networks.unet import NORMALISATION_SUFFIX
 from talud.params import Augmentation, Recipe, TrainingOptions
-from talud.training import checkpoint, unet
+from talud.training import checkpoint
 from talud.training.checkpoint import TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
 from talud.training.trial import CheckpointCallback, TrialConfig, build_network, train
-from talud.training.unet import NORMALISATION_SUFFIX
 
 
 def bright_squares(count: int, seed: int) -> Patches:

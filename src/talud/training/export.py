@@ -24,11 +24,11 @@ from talud.measurement.features import FeatureStatistics, measure_features
 from talud.measurement.samples import MAX_SAMPLE_PIXELS, band_histogram, difference_histograms, sample_windows
 from talud.measurement.sites import assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
+from talud.networks.onnx_graph import to_onnx
 from talud.project import Project
 from talud.training import calibration
 from talud.training.dataset import Dataset
 from talud.training.halo_errors import measure_halo_errors
-from talud.training.onnx_graph import to_onnx
 
 PARITY_TOLERANCE = 1e-5  # allowed difference of probabilities between Keras and ONNX Runtime
 _MAX_ROUNDING_FACTOR = 4  # allowed difference, as a multiple of Keras's own rounding error

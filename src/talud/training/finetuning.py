@@ -28,6 +28,7 @@ from talud.mapping.reader import open_stack
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, assess, join_patches, labelled_windows, probability_histogram
+from talud.networks.onnx_graph import from_onnx, to_onnx
 from talud.params import Params
 from talud.process import defer_sigint
 from talud.progress import Progress, tracked
@@ -35,8 +36,7 @@ from talud.project import Project
 from talud.raster import open_raster
 from talud.training.batches import Augmenter, Dropping
 from talud.training.export import check_parity
-from talud.training.onnx_graph import from_onnx, to_onnx
-from talud.training.unet import Loss
+from talud.training.losses import Loss
 
 BATCH_SIZE = 16  # patches in a batch; half of them come from the training areas, if these are available
 DEFAULT_STEPS = 200

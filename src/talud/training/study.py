@@ -11,9 +11,10 @@ import keras
 from talud.data.patches import SPLIT_PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import atomic_replace_all, exclusive_lock
+from talud.networks import unet
 from talud.project import Project, current_commit
 from talud.registry import Store
-from talud.training import checkpoint, trial_runner, unet
+from talud.training import checkpoint, trial_runner
 from talud.training.checkpoint import study_key, trial_key
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples

@@ -14,14 +14,15 @@ import keras
 import numpy as np
 
 from talud.errors import StudyError
+from talud.networks import unet
 from talud.params import Params, Recipe, TrainingOptions
 from talud.process import defer_sigint
-from talud.training import checkpoint, unet
+from talud.training import checkpoint
 from talud.training.batches import Augmenter, Dropping, TrainingBatches
 from talud.training.checkpoint import Epoch, TrialState
 from talud.training.dataset import Statistics, TrainingData
+from talud.training.losses import Loss, PixelScores
 from talud.training.search import Hyperparameters
-from talud.training.unet import Loss, PixelScores
 
 VALIDATION_BATCH_SIZE = 32
 NORMALISATION_BATCHES = 16  # largest number of batches for the statistics of averaged weights

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-from talud.training import unet
-from talud.training.onnx_graph import to_onnx
+from talud.networks import unet
+from talud.networks.onnx_graph import to_onnx
 
 
 def build_unet(bands: int, filters: int, depth: int, seed: int = 1) -> keras.Model:

@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from talud.engine.model_file import INPUT_NAME, OUTPUT_NAME, weights_digest
 from talud.errors import ModelError, StudyError
-from talud.training import unet
-from talud.training.unet import Scaling
+from talud.networks import unet
+from talud.networks.unet import Scaling
 
 OPSET = 18
 IR_VERSION = 10  # newest version that every supported ONNX Runtime reads
@@ -46,7 +46,7 @@ class _Graph:
 
 
 def to_onnx(model: keras.Model) -> onnx.ModelProto:
-    """Convert a model of `talud.training.unet` to ONNX.
+    """Convert a model of `talud.networks.unet` to ONNX.
 
     The input is `stack`, float32 (batch, bands, height, width). The output is `probability`, float32
     (batch, 1, height, width). Batch, height and width are free.
@@ -79,7 +79,7 @@ def from_onnx(graph: onnx.ModelProto, origin: str, mixed_precision: unet.Precisi
     Args:
         graph: graph of a float32 model.
         origin: name of the model for error messages.
-        mixed_precision: precision of the rebuilt model's arithmetic, as for `talud.training.unet.build`.
+        mixed_precision: precision of the rebuilt model's arithmetic, as for `talud.networks.unet.build`.
 
     Raises:
         ModelError: The graph was not written by `to_onnx`.

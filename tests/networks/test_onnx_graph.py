@@ -11,8 +11,8 @@ import pytest
 
 from talud.contract import Contract
 from talud.engine.model_file import weights_digest
-from talud.training import unet
-from talud.training.onnx_graph import to_onnx
+from talud.networks import unet
+from talud.networks.onnx_graph import to_onnx
 
 
 def run(model: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:
