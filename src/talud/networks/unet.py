@@ -114,19 +114,34 @@ def fold_batch_normalisation(model: keras.Model) -> keras.Model:
     filters = layer["encoder_0_first"].filters
     mean, deviation = layer["scaling"].get_weights()
     plain = build(filters, depth, mean, deviation, seed=0)
+    load_folded(plain, model)
+    return plain
+
+
+def load_folded(plain: keras.Model, model: keras.Model) -> None:
+    """Load the weights of a model with batch normalisation into one without.
+
+    Args:
+        plain: model with the layers of the other one except its normalisations, and with biases; changed in place.
+        model: trained model in which the normalisation of a convolution has its name and `NORMALISATION_SUFFIX`.
+    """
+    layer = {layer.name: layer for layer in model.layers}
     for target in plain.layers:
         weights = layer[target.name].get_weights()
         if f"{target.name}{NORMALISATION_SUFFIX}" in layer:
             weights = _fold(weights[0], layer[f"{target.name}{NORMALISATION_SUFFIX}"])
         target.set_weights(weights)
-    return plain
 
 
 def _fold(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
-    """Fold a normalisation into its convolution's kernel and bias."""
+    """Fold a normalisation into its convolution's kernel and bias.
+
+    The last axes of a kernel have the output channels: one of a convolution's, two of a depthwise convolution's.
+    """
     scale, offset, mean, variance = (weight.astype(np.float64) for weight in normalisation.get_weights())
     factor = scale / np.sqrt(variance + normalisation.epsilon)
-    return [(kernel * factor).astype(np.float32), (offset - mean * factor).astype(np.float32)]
+    channels = kernel.shape[-1:] if kernel.shape[-1] == len(factor) else kernel.shape[-2:]
+    return [(kernel * factor.reshape(channels)).astype(np.float32), (offset - mean * factor).astype(np.float32)]
 
 
 Block = Callable[..., Any]  # function from one or more tensors to one tensor
@@ -194,10 +209,10 @@ class Rematerialised(keras.Model):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         """Return the probability of a stack."""
-        return self._blocks.run(inputs, _recomputed)
+        return self._blocks.run(inputs, recomputed)
 
 
-def _recomputed(block: Block) -> Block:
+def recomputed(block: Block) -> Block:
     """Return a block that the backward pass recomputes from its inputs."""
 
     # A new function for each call: JAX caches by identity, and would reuse the weights of an earlier call.

@@ -1,0 +1,157 @@
+"""Catalogue of the networks that talud can train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue, ValidationError
+
+from talud.errors import ModelError
+from talud.networks import pretrained_unet, unet
+from talud.networks.blocks import Blocks
+from talud.networks.locality import check_local
+from talud.networks.rematerialisation import Rematerialised
+from talud.networks.unet import Precision, Scaling
+from talud.params.reading import Frozen, validation_message
+
+# Function from the scaled stack, options and layer factory to the features before the last layer.
+FeatureBuilder = Callable[[Any, Any, Blocks], Any]
+
+
+class UnetOptions(Frozen):
+    """Options of the study's U-Net."""
+
+    filters: int = Field(ge=1, le=1024, description="filters of the first level, doubled at each lower level")
+    depth: int = Field(4, ge=1, le=8, description="number of poolings")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Network with its options.
+
+    Attributes:
+        name: name of the network in the catalogue.
+        options: its options, of the model that the catalogue has for the name.
+    """
+
+    name: str
+    options: Frozen
+
+    @property
+    def fields(self) -> dict[str, JsonValue]:
+        """Options as they are stored in a contract."""
+        return self.options.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Entry of the catalogue.
+
+    Attributes:
+        options: model of the options.
+        features: builder of the layers between scaling and probability; None for the plain U-Net, which builds all.
+    """
+
+    options: type[Frozen]
+    features: FeatureBuilder | None
+
+
+_NETWORKS: Mapping[str, _Network] = {
+    unet.NAME: _Network(UnetOptions, None),
+    "pretrained_unet": _Network(pretrained_unet.PretrainedUnetOptions, pretrained_unet.build_features),
+}
+NAMES = tuple(_NETWORKS)
+
+
+def read_network(name: str, options: Mapping[str, JsonValue], origin: str) -> NetworkSpec:
+    """Return a network from its name and options, as a contract has them.
+
+    Args:
+        name: name of the network.
+        options: options by name; the others have their defaults.
+        origin: name of the file that has them, for messages.
+
+    Raises:
+        ModelError: The name or an option is unknown, or an option has a wrong value.
+    """
+    if name not in _NETWORKS:
+        raise ModelError(f"{origin}: the network '{name}' is unknown to this talud, which has {', '.join(NAMES)}")
+    model = _NETWORKS[name].options
+    try:
+        return NetworkSpec(name, model.model_validate(dict(options)))
+    except ValidationError as error:
+        raise ModelError(f"{origin}: options of the network '{name}': {validation_message(error, model)}") from None
+
+
+def build_network(
+    spec: NetworkSpec,
+    mean: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    seed: int,
+    *,
+    mixed_precision: Precision = False,
+    batch_normalisation: bool = False,
+    rematerialise: bool = False,
+) -> keras.Model:
+    """Return an untrained network.
+
+    The first layer is `scaling`; the last one, `probability`, is a 1 × 1 convolution with a sigmoid. Names are those of
+    the options alone, so that a network without batch normalisation takes the folded weights of one with it by name.
+
+    Args:
+        spec: network and options.
+        mean: mean of each band over the valid training pixels, (bands,).
+        deviation: standard deviation of each band, above 0, (bands,).
+        seed: seed of the weights, which depend on nothing else.
+        mixed_precision: as for `talud.networks.unet.build`.
+        batch_normalisation: normalise the output of each convolution except the last before its activation.
+        rematerialise: as for `talud.networks.unet.build`.
+
+    Returns:
+        A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
+        (batch, height, width, 1), both float32.
+
+    Raises:
+        ModelError: A layer is not local.
+    """
+    features = _NETWORKS[spec.name].features
+    if features is None:
+        options = spec.options.model_dump()
+        model = unet.build(
+            **options,
+            mean=mean,
+            deviation=deviation,
+            seed=seed,
+            mixed_precision=mixed_precision,
+            batch_normalisation=batch_normalisation,
+            rematerialise=rematerialise,
+        )
+    else:
+        blocks = Blocks(seed, f"mixed_{mixed_precision}" if mixed_precision else "float32", batch_normalisation)
+        stack = layers.Input((None, None, len(mean)), dtype="float32", name="stack")
+        scaling = Scaling(dtype="float32", name="scaling")
+        probability = blocks.probability(features(scaling(stack), spec.options, blocks))
+        scaling.set_weights([mean, deviation])
+        model = keras.Model(stack, probability, name=spec.name)
+        model = Rematerialised(model) if rematerialise else model
+    check_local(model)
+    return model
+
+
+def fold_batch_normalisation(spec: NetworkSpec, model: keras.Model) -> keras.Model:
+    """Return an equivalent float32 network without batch normalisation.
+
+    Args:
+        spec: network and options of the model.
+        model: trained model of `build_network`.
+    """
+    mean, deviation = model.get_layer("scaling").get_weights()
+    plain = build_network(spec, mean, deviation, seed=0)
+    unet.load_folded(plain, model)
+    return plain

@@ -1,0 +1,115 @@
+"""Tests of what all networks of the catalogue have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from talud.errors import ModelError
+from talud.networks.catalogue import NAMES, NetworkSpec, build_network, fold_batch_normalisation, read_network
+from talud.networks.unet import NORMALISATION_SUFFIX
+from talud.training.calibration import PlattScaling, apply_to_last_layer, compute_logits
+
+BANDS = 4
+MEAN, DEVIATION = np.array([50, 60, 70, 3], np.float32), np.array([9, 5, 7, 2], np.float32)
+SIDE = 32  # multiple of the alignment of every network below
+# Small options of each network.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "unet": {"filters": 3, "depth": 2},
+    "pretrained_unet": {"filters": 2},
+}
+
+
+def small(name: str) -> NetworkSpec:
+    return read_network(name, OPTIONS[name], "test")
+
+
+def random_stack() -> np.ndarray:
+    stack = np.random.default_rng(1).normal(MEAN, DEVIATION, (2, SIDE, SIDE, BANDS)).astype(np.float32)
+    stack[0, 3:9, 4:7] = np.nan
+    return stack
+
+
+def test_every_network_has_small_options_here() -> None:
+    assert set(OPTIONS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_is_read_back_from_contract_fields(name: str) -> None:
+    spec = small(name)
+    assert read_network(spec.name, spec.fields, "test") == spec
+    assert all(spec.fields[option] == value for option, value in OPTIONS[name].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet", {}, "model.onnx: the network 'resnet' is unknown to this talud, which has unet, pretrained_unet"),
+        ("unet", {"filters": 3, "dept": 2}, "unknown key 'dept'; did you mean 'depth'?"),
+        ("unet", {"depth": 2}, "the key 'filters' is missing"),
+        ("pretrained_unet", {"stages": "1/8"}, "'pretrained_unet': stages: Input should be '1/16' or 'all'"),
+        ("pretrained_unet", {"filters": 0}, "filters: Input should be greater than or equal to 1"),
+    ],
+)
+def test_unknown_network_or_option_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        read_network(name, options, "model.onnx")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folded_network_gives_the_same_probability(name: str) -> None:
+    trained = build_network(small(name), MEAN, DEVIATION, 1, batch_normalisation=True)
+    generator = np.random.default_rng(3)
+    for layer in trained.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([generator.uniform(0.5, 1.5, values.shape) for values in layer.get_weights()])
+    folded = fold_batch_normalisation(small(name), trained)
+    names = {layer.name for layer in trained.layers if not layer.name.endswith(NORMALISATION_SUFFIX)}
+    assert {layer.name for layer in folded.layers} <= names
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
+    expected = np.asarray(trained(random_stack()))
+    assert expected.std() > 0.001
+    np.testing.assert_allclose(folded(random_stack()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_last_layer_of_a_network_can_be_calibrated(name: str) -> None:
+    model = build_network(small(name), MEAN, DEVIATION, 1)
+    stack = np.moveaxis(random_stack()[1], -1, 0)
+    logits = compute_logits(model, stack, SIDE)
+    scaling = PlattScaling(0.5, -0.25)
+    apply_to_last_layer(model, scaling)
+    probability = np.asarray(model(random_stack()))[1, ..., 0]
+    np.testing.assert_allclose(probability, scaling.probability(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rematerialised_network_has_same_weights_and_gradients(name: str) -> None:
+    import tensorflow as tf
+
+    plain, again = (build_network(small(name), MEAN, DEVIATION, 1, rematerialise=option) for option in (False, True))
+    assert [weight.path for weight in plain.weights] == [weight.path for weight in again.weights]
+    stack = random_stack()
+    gradients = []
+    for model in (plain, again):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(stack, training=True) ** 2)
+        gradients.append(tape.gradient(loss, [weight.value for weight in model.trainable_weights]))
+    for first, second in zip(*gradients, strict=True):
+        assert np.any(first)
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_precision_network_is_near_its_float32_twin(name: str) -> None:
+    plain, mixed = (build_network(small(name), MEAN, DEVIATION, 1, mixed_precision=one) for one in (False, "float16"))
+    probability = np.asarray(mixed(random_stack()))
+    assert probability.dtype == np.float32
+    assert {weight.dtype for weight in mixed.weights} == {"float32"}
+    np.testing.assert_allclose(probability, plain(random_stack()), atol=0.02)
+    assert not np.array_equal(probability, plain(random_stack()))
