@@ -29,10 +29,14 @@ from talud.contract import (
     Validation,
     migrate,
 )
+from talud.errors import ModelError
 from talud.evaluation.registration import fingerprint
 
 RECORDED = Path(__file__).parent / "contracts"
 KINDS = sorted(path.stem for path in RECORDED.glob("*.json") if path.stem != "fingerprints")
+
+# Fields that were added after these files were recorded, with the values that they have in them.
+LATER = {"pixel_sizes": [], "area_pixel_sizes": {}}
 
 
 def recorded(kind: str) -> str:
@@ -65,7 +69,7 @@ def test_fingerprints_of_registered_versions_are_stable(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_published_form_is_version_1(kind: str) -> None:
     published = FlatContract.of(read(recorded(kind)))
-    assert json.loads(published.model_dump_json()) == json.loads(recorded(kind))
+    assert json.loads(published.model_dump_json()) == json.loads(recorded(kind)) | LATER
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,7 +82,7 @@ def test_migrated_contract_round_trips(kind: str) -> None:
 
 
 def test_recorded_contracts_have_every_field() -> None:
-    assert set(json.loads(recorded("every_field"))) == set(FlatContract.model_fields)
+    assert {*json.loads(recorded("every_field")), *LATER} == set(FlatContract.model_fields)
     assert all(json.loads(recorded("every_field")).values())
 
 
@@ -91,6 +95,25 @@ def test_missing_fields_of_old_contracts_have_defaults() -> None:
     assert contract.measured.halo_errors == contract.measured.parity == contract.measured.loss == {}
     assert contract.measured.calibration is contract.measured.validation is None
     assert contract.derived == Derivations()
+
+
+def test_later_fields_are_written_only_if_set() -> None:
+    contract = read(recorded("plain"))
+    assert not set(LATER) & set(contract.flat())
+    assert not any(name in contract.to_metadata()[METADATA_KEY] for name in LATER)
+    size = contract.input.pixel_size
+    mixed = contract.replace(pixel_sizes=(size / 4, size), area_pixel_sizes={"here": size / 4, "there": size})
+    assert read(mixed.to_metadata()[METADATA_KEY]) == mixed == Contract.model_validate(migrate(mixed.flat()))
+    assert fingerprint(mixed) != fingerprint(contract)
+    assert mixed.input.pixel_size_range == (size / 4, size)
+    assert contract.input.pixel_size_range == (size, size)
+
+
+@pytest.mark.parametrize("sizes", [(12.5, 3), (3, 3, 12.5), (3, 10), (-3, 12.5)])
+def test_impossible_pixel_sizes_are_refused(sizes: tuple[float, ...]) -> None:
+    content = json.loads(recorded("plain")) | {"pixel_sizes": sizes, "pixel_size": 12.5}
+    with pytest.raises(ModelError, match="its contract is damaged at 'input"):
+        read(json.dumps(content))
 
 
 @pytest.mark.parametrize("change", [{"surprise": 1}, {"version": 2}, {"threshold": 2}])

@@ -29,6 +29,8 @@ from talud.text import dimensions, first_line
 
 # Tag of a patch stack: the side of its patches in pixels.
 PATCH_TAG = "TALUD_PATCH"
+# Tag of a stack of resampled patches: their own pixel size, in metres.
+SOURCE_RESOLUTION_TAG = "TALUD_SOURCE_RESOLUTION"
 # Tag of a stack that `talud map` made: its sources and options.
 ORIGIN_TAG = "TALUD_ORIGIN"
 # Highest number of bands of a raster; GDAL's time to read a band grows with it.

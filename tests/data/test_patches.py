@@ -239,5 +239,14 @@ def test_patch_stack_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 1, 2, 13])
     with pytest.raises(StudyError, match="none of the patches for test contains a landslide"):
         split_blocks(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
-    with pytest.raises(StudyError, match="patches of 8 pixels, which cannot be divided into patches of 6"):
-        split_blocks(mask, SplitOptions(block=8, patch=6, validation=0.2, test=0.2), seed=1)
+
+
+@pytest.mark.parametrize(("patch", "starts"), [(8, [0]), (6, [0, 2]), (4, [0, 4]), (12, [0])])
+def test_cuts_of_a_patch_stay_inside_it(tmp_path: Path, patch: int, starts: list[int]) -> None:
+    mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])
+    chosen = SplitOptions(block=12, patch=patch, stride=patch, validation=0.2, test=0.2)
+    for block in split_blocks(mask, chosen, seed=1):
+        own = patch_windows(block, chosen)
+        corners = {(window.row_off - block.window.row_off, window.col_off - block.window.col_off) for window in own}
+        assert corners == {(row, column) for row in starts for column in starts}
+        assert {(window.height, window.width) for window in own} == {(min(patch, 8), min(patch, 8))}

@@ -9,10 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, apply_symmetry
+from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, apply_symmetry, balanced_order
 
 
 def numbered_patches(count: int, side: int = 4) -> Patches:
@@ -53,6 +55,39 @@ def test_epoch_has_every_patch_once_with_its_truth() -> None:
         batches.on_epoch_end()
     assert orders[0] == orders[1]  # `fit` ends an epoch before the first one
     assert orders[1] != orders[2]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(0, 2**32))
+def test_balanced_epoch_draws_equally_from_each_area(sizes: list[int], seed: int) -> None:
+    order = balanced_order(sizes, np.random.default_rng(seed))
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    each = -(-sum(sizes) // len(sizes))
+    assert np.bincount(owner[order], minlength=len(sizes)).tolist() == [each] * len(sizes)
+    times = np.bincount(order, minlength=sum(sizes))
+    for area, size in enumerate(sizes):
+        assert set(times[owner == area]) <= {each // size, -(-each // size)}
+
+
+def test_balanced_batches_resume_at_an_epoch() -> None:
+    numbered = numbered_patches(13)
+    patches = Patches(numbered.stack, numbered.mask, (10, 0, 3))
+
+    def epochs(first: int, last: int) -> list[list[int]]:
+        batches = TrainingBatches(patches, 4, augmenter=augmenter(), seed=7, first_epoch=first, balanced=True)
+        found = []
+        for _ in range(first, last):
+            batches.on_epoch_end()
+            stack = np.concatenate([batches[index][0] for index in range(len(batches))])
+            found.append((stack[..., 0].max(axis=(1, 2)).astype(int) // 16).tolist())
+        return found
+
+    whole = epochs(0, 4)
+    assert epochs(2, 4) == whole[2:]
+    assert len({tuple(order) for order in whole}) == 4
+    for order in whole:
+        assert sum(number < 10 for number in order) == sum(number >= 10 for number in order) == 7
+        assert len({number for number in order if number < 10}) == 7
+        assert sorted(np.bincount(order, minlength=13)[10:]) == [2, 2, 3]
 
 
 def test_batches_without_augmentation_keep_patches() -> None:

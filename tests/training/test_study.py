@@ -393,7 +393,7 @@ def test_areas_with_different_processing_are_refused(tmp_path: Path) -> None:
     assert len(two.training) == 2 * len(one.training)
     assert two.counts(project.params.split)["test_blocks"] == 2 * one.counts(project.params.split)["test_blocks"] == 10
     make_stack(project, "valley", slope=None)  # as in earlier releases, which did not record it
-    with pytest.raises(StudyError, match=r"'basin' and 'valley' differ in processing: .*zevenbergen_thorne"):
+    with pytest.raises(StudyError, match=r"'basin' and 'valley' differ in slope: zevenbergen_thorne and none"):
         Dataset.load(project, "both")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from talud.contract.parts import (
     MAX_SUBSETS,
@@ -60,7 +60,7 @@ __all__ = [
 METADATA_KEY = "talud.contract"
 SCHEMA_VERSION = 2
 
-# Each field of version 1 in that version's order, with the part of version 2 that holds it.
+# Each field of version 1 in that version's order, and later ones, with the part of version 2 that holds it.
 _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "name": "origin",
     "bands": "input",
@@ -68,6 +68,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "required_groups": "input",
     "subsets": "input",
     "pixel_size": "input",
+    "pixel_sizes": "input",
     "halo": "input",
     "halo_errors": "measured",
     "alignment": "input",
@@ -76,6 +77,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "weights": "origin",
     "data_version": "origin",
     "areas": "origin",
+    "area_pixel_sizes": "origin",
     "commit": "origin",
     "run_id": "origin",
     "hyperparameters": "origin",
@@ -88,6 +90,9 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "adapted": "derived",
     "finetuned": "derived",
 }
+
+# Fields that are left out where they are empty, as in files that were written before they existed.
+_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes"})
 
 
 class Contract(FrozenModel):
@@ -110,6 +115,12 @@ class Contract(FrozenModel):
         """
         return Contract.model_validate(migrate(self.flat() | fields))
 
+    @property
+    def areas_with_sizes(self) -> tuple[str, ...]:
+        """Training areas, with their pixel sizes where these differ."""
+        sizes = self.origin.area_pixel_sizes
+        return tuple(f"{area} {sizes[area]:g} m" if area in sizes else area for area in self.origin.areas)
+
     def without_optional_groups(self) -> Contract:
         """Return the contract with all band groups required."""
         return self.replace(subsets=(), required_groups=self.input.groups)
@@ -122,9 +133,11 @@ class Contract(FrozenModel):
     def flat(self) -> dict[str, object]:
         """Return all fields in the flat form of version 1.
 
-        Fingerprints of registered versions, the service and `talud models show` use this form.
+        Fingerprints of registered versions, the service and `talud models show` use this form. Later fields are left
+        out if they are empty, so that fingerprints of older files do not change.
         """
-        return {"version": 1} | {name: getattr(getattr(self, part), name) for name, part in _PARTS.items()}
+        stated = {name: getattr(getattr(self, part), name) for name, part in _PARTS.items()}
+        return {"version": 1} | {name: value for name, value in stated.items() if value or name not in _LATER_FIELDS}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> Contract:
@@ -157,8 +170,15 @@ class Contract(FrozenModel):
             raise ModelError(f"{origin}: its contract is damaged: {error}; export it again") from error
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the metadata entry that holds the contract."""
-        return {METADATA_KEY: self.model_dump_json()}
+        """Return the metadata entry that holds the contract.
+
+        Later fields are left out if they are empty, so that older versions of talud can read the file.
+        """
+        content = self.model_dump(mode="json")
+        for name in _LATER_FIELDS:
+            if not content[_PARTS[name]][name]:
+                del content[_PARTS[name]][name]
+        return {METADATA_KEY: to_json(content).decode()}
 
 
 class FlatContract(ModelInput, ModelOrigin, Measurements, Derivations):

@@ -97,9 +97,20 @@ class ModelInput(FrozenModel):
         "the threshold; empty if the model was not trained with missing groups, and in older files",
     )
     pixel_size: float = Field(gt=0, description="side of a pixel in metres")
+    pixel_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="pixel sizes in metres that the model was trained at, ascending, if there are several "
+        "(`stack.pixel_sizes: native`); a raster may have any from the first to the last; empty: pixel_size only",
+    )
     halo: int = Field(ge=0, description="context that a tile needs on each side, in pixels")
     alignment: int = Field(ge=1, description="tile origins are multiples of this number of pixels, 2^depth")
     stack: dict[str, str] = Field(description="processing of the stack: slope, curvature, SAR unit, speckle filter")
+
+    @property
+    def pixel_size_range(self) -> tuple[float, float]:
+        """Smallest and largest pixel size that the model maps, in metres."""
+        sizes = self.pixel_sizes or (self.pixel_size,)
+        return sizes[0], sizes[-1]
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -151,6 +162,10 @@ class ModelInput(FrozenModel):
                 raise ValueError(f"band '{band.name}' has an invalid range or deviation")
         if any(not set(difference.bands) <= set(names) for difference in self.differences):
             raise ValueError("a difference refers to a band that the model does not read")
+        if self.pixel_sizes and (
+            list(self.pixel_sizes) != sorted(set(self.pixel_sizes)) or self.pixel_size not in self.pixel_sizes
+        ):
+            raise ValueError("pixel_sizes are not ascending, or lack pixel_size")
         if not set(self.required_groups) <= {band.group for band in self.bands}:
             raise ValueError("a required group has no bands")
         return self
@@ -166,6 +181,11 @@ class ModelOrigin(FrozenModel):
     )
     data_version: str = Field(description="MD5 over the MD5s of the training stacks and masks")
     areas: tuple[str, ...] = Field(description="training areas")
+    area_pixel_sizes: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="training area → pixel size of its data in metres, before patches were resampled; empty if all are "
+        "pixel_size",
+    )
     commit: str = Field(description="git commit of the project, with +changes if it was not clean")
     run_id: str = Field(description="MLflow run of the trial")
     hyperparameters: dict[str, float | int | str] = Field(

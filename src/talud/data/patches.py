@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +45,12 @@ class Patches:
         stack: bands, float32 (patches, height, width, bands), in physical units, NaN where a band is invalid.
         mask: classes, uint8 (patches, height, width): 1 landslide, 0 background, 255 where the class is unknown or a
             band is invalid, since such pixels are not mapped.
+        area_sizes: number of patches of each area, in order; empty if all are of one area.
     """
 
     stack: NDArray[np.float32]
     mask: NDArray[np.uint8]
+    area_sizes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -56,7 +58,8 @@ class Patches:
     @classmethod
     def concatenate(cls, parts: Sequence[Patches]) -> Patches:
         """Concatenate the patches of several areas."""
-        return cls(np.concatenate([part.stack for part in parts]), np.concatenate([part.mask for part in parts]))
+        stack, mask = (np.concatenate([getattr(part, name) for part in parts]) for name in ("stack", "mask"))
+        return cls(stack, mask, tuple(map(len, parts)) if len(parts) > 1 else ())
 
     @property
     def landslide_pixels(self) -> int:
@@ -72,7 +75,8 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
     of a patch stack are its patches; patches with consecutive numbers may overlap on the ground, so the first ones are
     for training, the next for validation, the last for test.
 
-    Blocks without a known pixel, or too small for a patch at the raster's edge, belong to no part.
+    Blocks without a known pixel, or too small for a patch at the raster's edge, belong to no part; in a patch stack,
+    smaller blocks are padded.
 
     Args:
         mask: path of the mask: 1 landslide, 0 background, 255 unknown.
@@ -80,8 +84,7 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
         seed: seed for the order of blocks with similar landslide share; not used for a patch stack.
 
     Raises:
-        StudyError: No pixel is background, some part would have no landslides, or the patches cannot be divided into
-            smaller ones of the requested side.
+        StudyError: No pixel is background, or some part would have no landslides.
         SourceError: The mask cannot be read.
     """
     windows, counts, shares, runs = _usable_blocks(mask, options)
@@ -109,14 +112,16 @@ def patch_windows(block: Block, options: SplitOptions) -> list[Window]:
     """Return the windows of a block's patches.
 
     Training patches are placed at the stride; those of validation and test side by side. If a block's side is not a
-    multiple of that step, the last patch is moved back to the block's border.
+    multiple of that step, the last patch is moved back to the block's border. A block of a patch stack may be smaller
+    than a patch, and is then its only window.
     """
     step = options.stride if block.part == "training" else options.patch
     window = block.window
+    height, width = (min(options.patch, int(side)) for side in (window.height, window.width))
     return [
-        Window(window.col_off + column, window.row_off + row, options.patch, options.patch)
-        for row in _offsets(int(window.height), options.patch, step)
-        for column in _offsets(int(window.width), options.patch, step)
+        Window(window.col_off + column, window.row_off + row, width, height)
+        for row in _offsets(int(window.height), height, step)
+        for column in _offsets(int(window.width), width, step)
     ]
 
 
@@ -133,7 +138,8 @@ def read_patches(
 
     Patches without a pixel that is both known and valid are dropped. Of training patches without a landslide, a random
     sample is kept, as large as `options.empty_share` allows. In validation and test, each pixel of a block counts once:
-    where patches overlap, all but the first are 255.
+    where patches overlap, all but the first are 255. Blocks smaller than a patch are padded to the right and below with
+    invalid pixels of unknown class.
 
     Args:
         stack: path of the float32 raster whose band descriptions are the band names; NaN where invalid.
@@ -168,8 +174,9 @@ def read_patches(
             pixels, truth = _read_block(pixels_of, truths, bands, block, optional)
             cuts = list(_cut_masks(truth, block, options))
             windows = patch_windows(block, options)
-            masks += [cuts[place] for place in places]
-            stacks += [pixels[_block_slices(block, windows[place])] for place in places]
+            masks += [_padded(cuts[place], options.patch, UNKNOWN) for place in places]
+            cells = [pixels[_block_slices(block, windows[place])] for place in places]
+            stacks += [_padded(cell, options.patch, np.nan) for cell in cells]
     side = options.patch
     return Patches(
         np.array(stacks, np.float32).reshape(-1, side, side, len(bands)),
@@ -200,15 +207,10 @@ def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], lis
     shares: list[float] = []
     with open_raster(mask) as dataset:
         side = patch_side(dataset)
-        if side and side % options.patch:
-            raise StudyError(
-                f"{mask}: consists of patches of {side} pixels, which cannot be divided into patches of "
-                f"{options.patch}; set split.patch to a divisor of {side}"
-            )
         guard = 0 if side else options.guard  # patches need no buffer, since they are not neighbours on the ground
         for cell in Grid.of(dataset).windows(block_side(dataset, options)):
             height, width = cell.height - 2 * guard, cell.width - 2 * guard
-            if min(height, width) < options.patch:
+            if not side and min(height, width) < options.patch:
                 continue
             inner = Window(cell.col_off + guard, cell.row_off + guard, width, height)
             truth = dataset.read(1, window=inner)
@@ -301,6 +303,15 @@ def _read_block(
 def _block_slices(block: Block, window: Window) -> tuple[slice, slice]:
     row, column = int(window.row_off - block.window.row_off), int(window.col_off - block.window.col_off)
     return slice(row, row + int(window.height)), slice(column, column + int(window.width))
+
+
+def _padded(values: NDArray[Any], side: int, value: float) -> NDArray[Any]:
+    """Pad an image (height, width, ...) to a square."""
+    height, width = values.shape[:2]
+    if (height, width) == (side, side):
+        return values
+    around = ((0, side - height), (0, side - width), *[(0, 0)] * (values.ndim - 2))
+    return np.pad(values, around, constant_values=value)
 
 
 def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) -> Iterator[NDArray[np.uint8]]:

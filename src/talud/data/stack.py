@@ -172,7 +172,7 @@ def describe_provenance(contract: Contract, area: Area, files: Mapping[Source, P
     """
     spec = spec_for_model(contract, area, files, name)
     bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.input.bands)
-    options = spec.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
+    options = spec.options.model_dump(mode="json", exclude={"inventory_rule", "overlap", "pixel_sizes"})
     settings_of_area = spec.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in settings_of_area:
         settings_of_area["unit of the SAR scenes"] = settings_of_area.pop(

@@ -26,6 +26,8 @@ _OPTION_TAGS = {
     "TALUD_SAR_UNIT": "sar_unit",
     "TALUD_LEE_WINDOW": "lee_window",
 }
+# Key of the settings of resampled patches: pixel size in metres and rule of the mask.
+_RESAMPLED = "patches resampled to"
 _LABEL_SOURCES = ("inventory", "boundary", "masks")
 
 
@@ -113,12 +115,14 @@ def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
 
     The settings come from params.yaml and are returned as JSON values.
 
-    They are those of the area and, for a stack of rasters, the stack options.
+    They are those of the area and, for a stack of rasters, the stack options. For patches that are resampled, they
+    include the pixel size of the stack.
     """
     stated = area.model_dump(mode="json")
-    if area.patches:  # the stack options do not apply to patches
-        return stated
-    return stated | options.model_dump(mode="json", exclude={"overlap"})
+    if area.patches:  # other stack options do not apply to patches
+        resampled = options.resamples(area.patches.pixel_size)
+        return stated | ({_RESAMPLED: [options.resolution, options.inventory_rule]} if resampled else {})
+    return stated | options.model_dump(mode="json", exclude={"overlap", "pixel_sizes"})
 
 
 def check_current_stack(project: Project, area: str) -> Path:
@@ -151,6 +155,8 @@ def check_current_stack(project: Project, area: str) -> Path:
     now = stack_settings(project.params.area(area), project.params.stack)
     if made_with is None:
         made_with = _settings_from_tags(path, now)
+    if _RESAMPLED in {*now, *made_with}:
+        now, made_with = ({_RESAMPLED: None} | each for each in (now, made_with))
     changes = [
         f"{key} {_format_setting(made_with[key])}, but params.yaml states {_format_setting(now[key])}"
         for key in now

@@ -219,8 +219,8 @@ def _check_bands_available(spec: StackSpec, needs: str) -> None:
 
 
 def _stack_options(contract: Contract) -> StackOptions:
-    # The origin of the grid and the rule on overlaps apply to the model's own project only.
-    known = StackOptions.model_fields.keys() - {"origin", "overlap"}
+    # The origin of the grid, and the rules on overlaps and pixel sizes, apply to the model's own project only.
+    known = StackOptions.model_fields.keys() - {"origin", "overlap", "pixel_sizes"}
     stated = {key: value for key, value in contract.input.stack.items() if key in known}
     try:
         return StackOptions.model_validate({**stated, "resolution": contract.input.pixel_size})

@@ -311,7 +311,7 @@ def _describe_trained(contract: Contract, scores: Mapping[str, Mapping[str, floa
     ]
     lines = [
         f"U-Net over {', '.join(contract.input.band_names)} at {contract.input.pixel_size:g} m, trained on "
-        f"{', '.join(contract.origin.areas)} ({choice}). Landslide where the probability is at least "
+        f"{', '.join(contract.areas_with_sizes)} ({choice}). Landslide where the probability is at least "
         f"{contract.measured.threshold:g}.",
         "",
         "| pixels | F1 | precision | recall |",

@@ -13,6 +13,7 @@ bright in each band as one in summer, and differ only in hue.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.bands import mask_implausible
-from talud.contract import BandContract, Difference
+from talud.contract import BandContract, Contract, Difference
 
 # Overlap from which a band is like the training areas: that of normal distributions one standard deviation apart.
 SIMILAR_OVERLAP = 0.6
@@ -29,6 +30,8 @@ SIMILAR_OVERLAP = 0.6
 FAR_OVERLAP = 0.3
 # Share of values outside the training range above which a band differs from the training areas.
 MAX_OUTSIDE_SHARE = 0.05
+# Relative difference below which two pixel sizes are the same.
+SAME_PIXEL_SIZE = 0.001
 # Largest number of pixels of a band that are compared; the standard error of a share is then at most 0.0014.
 MAX_COUNTED_PIXELS = 1 << 17
 
@@ -134,11 +137,38 @@ def overall_verdict(distances: Sequence[DomainDistance]) -> DomainVerdict:
     return max((distance.verdict for distance in distances), key=list(DomainVerdict).index)
 
 
-def report_lines(distances: Sequence[DomainDistance]) -> list[str]:
-    """Return the verdict, and a line for each unlike band."""
+def pixel_size_sentence(size: float, contract: Contract) -> str:
+    """Compare a raster's pixel size with those of the training areas.
+
+    Args:
+        size: pixel size of the raster in metres.
+        contract: contract of the model.
+
+    Returns:
+        A sentence; empty if all training areas have the pixel size of the model.
+    """
+    sizes = contract.origin.area_pixel_sizes
+    if not sizes:
+        return ""
+    areas = ", ".join(f"{area} {own:g} m" for area, own in sizes.items())
+    if not contract.input.pixel_sizes:
+        return f"pixel size {size:g} m, to which the training areas were resampled ({areas})"
+    if any(math.isclose(size, own, rel_tol=SAME_PIXEL_SIZE) for own in contract.input.pixel_sizes):
+        return f"pixel size {size:g} m, as in some training areas ({areas})"
+    return f"pixel size {size:g} m, between those of the training areas ({areas}): no data of this size were trained on"
+
+
+def report_lines(distances: Sequence[DomainDistance], pixel_size: str = "") -> list[str]:
+    """Return the verdict, and a line for each unlike band.
+
+    Args:
+        distances: distance of each band from the training areas.
+        pixel_size: result of `pixel_size_sentence`, which gets a line if it is not empty.
+    """
     unlike = [distance for distance in distances if distance.verdict in UNLIKE_VERDICTS]
     return [
         f"domain: {overall_verdict(distances)}",
+        *([f"  {pixel_size}"] if pixel_size else []),
         *(f"  {one.band}: overlap {one.overlap:.0%}, outside the training range {one.outside:.1%}" for one in unlike),
     ]
 

@@ -32,6 +32,8 @@ MAX_BLOCK_BYTES = 10**9
 def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
     """Check a raster's CRS, pixel size and location.
 
+    A model that was trained at several pixel sizes maps rasters with any from the smallest to the largest.
+
     Raises:
         MismatchError: The grid does not fit the contract, or has no location on the ground.
     """
@@ -40,25 +42,24 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
             f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of "
             f"{contract.input.alignment}"
         )
+    smallest, largest = contract.input.pixel_size_range
+    sizes = f"{smallest:g} m" if smallest == largest else f"{smallest:g} to {largest:g} m"
     if not (grid.crs.is_projected or (patch and grid.is_local)):
         raise MismatchError(
-            f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of "
-            f"{contract.input.pixel_size:g} m; run talud map on the sources, or warp it to a metric CRS, such as its "
-            "UTM zone, with gdalwarp"
+            f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of {sizes}; run talud map on "
+            "the sources, or warp it to a metric CRS, such as its UTM zone, with gdalwarp"
         )
     metre = grid.metres_per_unit
     width, height = grid.transform.a * metre, -grid.transform.e * metre
-    if (
-        max(abs(side - contract.input.pixel_size) for side in (width, height))
-        > PIXEL_SIZE_TOLERANCE * contract.input.pixel_size
-    ):
+    expected = min(max(width, smallest), largest)
+    if max(abs(side - expected) for side in (width, height)) > PIXEL_SIZE_TOLERANCE * expected:
         raise MismatchError(
-            f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.input.pixel_size:g} m; "
-            "make the stack at that resolution"
+            f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {sizes}; make the stack at that "
+            "resolution"
         )
     if grid.is_local:
         return
-    length = max(grid.shape) * contract.input.pixel_size
+    length = max(grid.shape) * expected
     if length > EQUATOR_METRES:
         raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, more than the Earth's circumference")
     ground = grid.resolution * metre / _scale_factor(grid)
@@ -66,10 +67,10 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
         raise MismatchError(
             f"{raster}: its coordinates are outside the valid range of {grid.crs}; check its geotransform"
         )
-    if abs(ground - contract.input.pixel_size) > GROUND_SCALE_TOLERANCE * contract.input.pixel_size:
+    if abs(ground - expected) > GROUND_SCALE_TOLERANCE * expected:
         raise MismatchError(
             f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, since {grid.crs} "
-            f"distorts lengths there; the model expects {contract.input.pixel_size:g} m; warp it to its UTM zone"
+            f"distorts lengths there; the model expects {sizes}; warp it to its UTM zone"
         )
 
 
@@ -186,20 +187,29 @@ def check_processing(
     Raises:
         MismatchError: An option that a present band depends on differs.
     """
-    names, groups = {band.name for band in present}, {band.group for band in present}
-    concerned = {
-        "slope": "slope" in names,
-        "curvature": "curvature" in names,
-        "sar_unit": Group.SAR in groups,
-        "lee_window": Group.SAR in groups,
-    }
-    for key in (key for key, matters in concerned.items() if matters):
+    for key in processing_options({band.name: band.group for band in present}):
         found, expected = tags.get(f"TALUD_{key.upper()}"), contract.input.stack.get(key)
         if found is not None and expected is not None and found.casefold() != expected.casefold():
             raise MismatchError(
                 f"{raster}: was made with {key} {found}, the model expects {key} {expected}; "
                 f"set stack.{key}: {expected} and make the stack again"
             )
+
+
+def processing_options(groups: Mapping[str, Group]) -> tuple[str, ...]:
+    """Return the processing options that bands depend on.
+
+    Args:
+        groups: group of each band by name.
+    """
+    radar = Group.SAR in groups.values()
+    concerned = {
+        "slope": "slope" in groups,
+        "curvature": "curvature" in groups,
+        "sar_unit": radar,
+        "lee_window": radar,
+    }
+    return tuple(key for key, matters in concerned.items() if matters)
 
 
 def mask_implausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:

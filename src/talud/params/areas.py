@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import date
 from typing import Annotated, Literal, Self
@@ -147,7 +148,14 @@ class Area(Frozen):
 class StackOptions(Frozen):
     """Options of the stacks."""
 
-    resolution: float = Field(12.5, gt=0, description="pixel size in metres")
+    resolution: float = Field(
+        12.5, gt=0, description="pixel size in metres; of patches only with pixel_sizes: resample"
+    )
+    pixel_sizes: Literal["equal", "resample", "native"] = Field(
+        "equal",
+        description="pixel sizes of areas: equal, training areas must have one; resample, patches are resampled to "
+        "`resolution`, each by itself; native, areas of different pixel sizes train together as they are",
+    )
     origin: Literal["source"] | tuple[FiniteFloat, FiniteFloat] = Field(
         "source",
         description="alignment of the grid, in the CRS of the stack: x and y of any pixel corner; source: the grid of "
@@ -163,6 +171,14 @@ class StackOptions(Frozen):
     inventory_rule: Literal["centre", "all_touched"] = Field(
         "centre", description="rasterisation of polygons: pixels with their centre inside, or all pixels touched"
     )
+
+    def resamples(self, pixel_size: float) -> bool:
+        """Check if patches of a pixel size are resampled.
+
+        Args:
+            pixel_size: pixel size of the patches, in metres.
+        """
+        return self.pixel_sizes == "resample" and not math.isclose(pixel_size, self.resolution)
 
     @field_validator("origin", mode="before")
     @classmethod

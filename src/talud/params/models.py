@@ -142,6 +142,11 @@ class TrainingOptions(Frozen):
         False, description="auto: compile the training step with XLA if Keras supports it; JAX always does"
     )
     calibrate: bool = Field(True, description="calibrate probabilities on the validation blocks (Platt scaling)")
+    balance: Literal["none", "area"] = Field(
+        "none",
+        description="sampling of training patches: none, each patch once in an epoch; area, equally many of "
+        "each training area, in an epoch of about the same length",
+    )
 
 
 class Promotion(Frozen):

@@ -77,6 +77,7 @@ class Prediction:
         tta: whether the probability is the mean over eight rotated and mirrored passes (test-time augmentation).
         estimate: estimated landslide area; None if it cannot be estimated.
         no_estimate: reason for a missing estimate; empty if there is one.
+        pixel_size: sentence on the pixel sizes of raster and training areas; empty if the latter have the model's.
         landslide_share: share of landslides in the mapped pixels, 0 to 1, including small landslides.
         taken_over: number of tiles resumed from an interrupted run; it is not written to the files.
         folder: folder of the files; None while the map is being made.
@@ -104,6 +105,7 @@ class Prediction:
     tta: bool
     estimate: AreaEstimate | None = None
     no_estimate: str = ""
+    pixel_size: str = ""
     landslide_share: float = 0.0
     taken_over: int = 0
     folder: Path | None = field(default=None, compare=False)
@@ -255,7 +257,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
     It only depends on model, raster and options.
     """
     contract, facts = model.contract, asdict(prediction)
-    for left_out in ("taken_over", "distances", "estimate", "no_estimate", "folder"):
+    for left_out in ("taken_over", "distances", "estimate", "no_estimate", "pixel_size", "folder"):
         del facts[left_out]
     return {
         "model": {
@@ -282,6 +284,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         "notices": notices(model, prediction),
         "domain": {
             "verdict": domain.overall_verdict(prediction.distances),
+            **({"pixel_size": prediction.pixel_size} if prediction.pixel_size else {}),
             "measure": "overlap: intersection of the histograms of training pixels and raster; outside: share of the "
             "raster's values beyond the training range",
             "bands": [

@@ -255,6 +255,7 @@ def _summarise(run: _MapRun, counts: PixelCounts, landslides: Landslides) -> Pre
         tta=run.options.tta,
         estimate=None if no_estimate else _estimate(run, counts),
         no_estimate=no_estimate,
+        pixel_size=domain.pixel_size_sentence(info.grid.resolution * info.grid.metres_per_unit, model.contract),
         landslide_share=counts.landslide / max(counts.mapped, 1),
     )
 
@@ -266,6 +267,8 @@ def _no_estimate(run: _MapRun, counts: PixelCounts) -> str:
     """
     if run.threshold != run.model.contract.measured.threshold:
         return f"the threshold differs from that of the validation, {run.model.contract.measured.threshold:g}"
+    if run.model.contract.input.pixel_sizes:
+        return "the model was validated on pixels of several sizes"
     if run.options.tta:
         return "the map is a mean over eight passes, but the model was validated with one"
     if run.model.halo_error(run.tiling) != 0:

@@ -95,6 +95,7 @@ class SummaryPage:
             area: area of each landslide in m².
         """
         grid, contract = info.grid, model.contract
+        metres = grid.resolution * grid.metres_per_unit
         pixel = grid.pixel_area * grid.metres_per_unit**2 / 1e6
         width = rendered.picture.shape[1] * rendered.metres
         length = round_length(_MAX_SCALE_BAR_SHARE * width)
@@ -118,9 +119,9 @@ class SummaryPage:
             areas=contract.origin.areas,
             origin={
                 "Raster": info.name,
-                "Grid": f"{dimensions(grid.width, grid.height)} of {contract.input.pixel_size:g} m, {grid.crs_label}",
+                "Grid": f"{dimensions(grid.width, grid.height)} of {metres:g} m, {grid.crs_label}",
                 "Bands": ", ".join(contract.input.band_names),
-                "Trained on": ", ".join(contract.origin.areas),
+                "Trained on": ", ".join(contract.areas_with_sizes),
                 "MLflow run": contract.origin.run_id,
                 "Data version": contract.origin.data_version,
                 "Commit": contract.origin.commit,

@@ -262,6 +262,35 @@ def simulate_cloud(shape: tuple[int, int], cover: float, generator: np.random.Ge
     return hidden.reshape(shape)
 
 
+def draws_per_area(sizes: Sequence[int]) -> int:
+    """Return the number of patches that a balanced epoch draws from each area.
+
+    All areas together then give at least as many patches as there are, and less than one per area more.
+    """
+    return math.ceil(sum(sizes) / len(sizes))
+
+
+def balanced_order(sizes: Sequence[int], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Return the patches of an epoch with equally many of each area, shuffled.
+
+    The patches of an area are drawn without replacement, as many rounds as needed: in an epoch, the numbers of times
+    that two patches of one area are drawn differ by at most 1.
+
+    Args:
+        sizes: number of patches of each area, at least 1, in the order of the patches.
+        generator: generator of the random numbers.
+
+    Returns:
+        Indices of patches, (areas × draws per area,).
+    """
+    count, starts = draws_per_area(sizes), np.cumsum([0, *sizes])
+    drawn = [
+        start + np.concatenate([generator.permutation(size) for _ in range(math.ceil(count / size))])[:count]
+        for start, size in zip(starts, sizes, strict=False)
+    ]
+    return generator.permutation(np.concatenate(drawn))
+
+
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches for one `fit`: stacks (batch, height, width, bands) and truths (..., 1).
 
@@ -270,12 +299,13 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     `shuffle=False` to `fit`: the patches are shuffled here. The last batch of an epoch may be smaller.
 
     Args:
-        patches: training patches, all of which are used in every epoch.
+        patches: training patches, all of which are used in every epoch unless they are balanced.
         batch_size: number of patches in a batch.
         augmenter: augmentation of the patches.
         seed: seed of the order, the augmentation and the dropping.
         first_epoch: number of the epoch with which `fit` begins, counted from 0.
         dropping: dropping applied after the augmentation; default: none.
+        balanced: True to draw equally many patches of each area in an epoch, see `balanced_order`.
     """
 
     def __init__(
@@ -287,6 +317,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: int,
         first_epoch: int = 0,
         dropping: Dropping | None = None,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         self._patches = patches
@@ -295,12 +326,15 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self._seed = seed
         self._epoch = self._next_epoch = first_epoch
         self._dropping = dropping
+        self._sizes = tuple(filter(None, patches.area_sizes)) if balanced else ()
 
     def __len__(self) -> int:
-        return math.ceil(len(self._patches) / self._batch_size)
+        drawn = len(self._sizes) * draws_per_area(self._sizes) if self._sizes else len(self._patches)
+        return math.ceil(drawn / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._patches))
+        generator = np.random.default_rng([self._seed, self._epoch])
+        order = balanced_order(self._sizes, generator) if self._sizes else generator.permutation(len(self._patches))
         indices = order[index * self._batch_size : (index + 1) * self._batch_size]
         # Each batch has its own generator, so that batches do not depend on the order in which they are requested.
         seeds = [self._seed, self._epoch, index]

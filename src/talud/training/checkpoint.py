@@ -32,12 +32,14 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperpa
     same key are the same trial.
     """
     params = project.params
+    # `calibrate` takes effect only after the trials; trials of older versions were not balanced.
+    left_out = {"calibrate"} | ({"balance"} if params.training.balance == "none" else set())
     content = {
         "bands": list(bands),
         "data_version": data_version,
         "split": params.split_hyperparameters,
-        # The excluded options take effect only after the trials.
-        "training": params.training.model_dump(exclude={"calibrate"}),
+        "training": params.training.model_dump(exclude=left_out),
+        # The tolerance takes effect only after the trials, too.
         "recipe": params.chosen_recipe.model_dump(exclude={"dropping": {"tolerance"}}),
         "choice": asdict(hyperparameters),
         "versions": {part: VERSIONS[part] for part in ("data", "training")},

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import groups_of
+from talud.bands import band_named, groups_of
 from talud.data.patches import SPLIT_PARTS, Block, Patches, SplitPart, patch_windows
 from talud.data.stack_record import check_current_stack, data_version
 from talud.errors import StudyError
 from talud.grid import Grid
+from talud.mapping.raster_checks import processing_options
 from talud.measurement.sites import Site, join_patches
 from talud.params import SplitOptions
 from talud.project import Project
-from talud.raster import BLOCK_SIZE, open_raster
+from talud.raster import BLOCK_SIZE, SOURCE_RESOLUTION_TAG, open_raster, patch_side
 
 # Tags of a stack that state how it was processed, in lower case and without the prefix "TALUD_".
 PROCESSING_TAGS = ("resolution", "slope", "curvature", "sar_unit", "lee_window")
@@ -51,17 +56,33 @@ class Statistics:
 
 @dataclass(frozen=True)
 class StackFormat:
-    """Properties that the stacks of all training areas share.
+    """Format of the stacks of all training areas.
 
     Attributes:
         units: unit of each band.
-        pixel_size: side of a pixel, in metres.
+        pixel_size: side of a pixel of the network, in metres.
         processing: processing options by name, such as "slope", "curvature" and "sar_unit".
+        area_pixel_sizes: pixel size of each area's stack, in metres, by name.
+        source_pixel_sizes: the same before patches were resampled.
     """
 
     units: tuple[str, ...]
     pixel_size: float
     processing: Mapping[str, str]
+    area_pixel_sizes: Mapping[str, float]
+    source_pixel_sizes: Mapping[str, float]
+
+    @property
+    def trained_sizes(self) -> tuple[float, ...]:
+        """Pixel sizes of the patches if there are several, ascending; else empty."""
+        sizes = sorted(set(self.area_pixel_sizes.values()))
+        return tuple(sizes) if len(sizes) > 1 else ()
+
+    @property
+    def differing_sizes(self) -> dict[str, float]:
+        """Source pixel size of each area; empty if all equal the network's."""
+        differ = any(size != self.pixel_size for size in self.source_pixel_sizes.values())
+        return dict(self.source_pixel_sizes) if differ else {}
 
 
 @dataclass(frozen=True)
@@ -166,38 +187,127 @@ def _is_synthetic(project: Project, areas: tuple[str, ...]) -> bool:
 
 
 def _common_format(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> StackFormat:
-    forms = {area: _stack_format(project, area, bands) for area in areas}
-    first = forms[areas[0]]
-    for area, stack_format in forms.items():
-        for name, label in (("units", "units"), ("pixel_size", "pixel size"), ("processing", "processing")):
-            if getattr(stack_format, name) != getattr(first, name):
+    """Return the format of all areas' stacks.
+
+    Raises:
+        StudyError: The areas differ in what a network cannot read together.
+    """
+    first, *others = formats = [_AreaFormat.of(project, area, bands) for area in areas]
+    options = project.params.stack
+    for other in others:
+        for band, unit, own in zip(bands, first.units, other.units, strict=True):
+            if unit != own:
                 raise StudyError(
-                    f"the stacks of '{areas[0]}' and '{area}' differ in {label}: {getattr(first, name)} and "
-                    f"{getattr(stack_format, name)}; run talud stack (or dvc repro) for all training areas"
+                    f"the stacks of '{first.area}' and '{other.area}' differ in the unit of {band}: {unit or 'none'} "
+                    f"and {own or 'none'}, so its values cannot be compared; convert the source of one (for optical "
+                    "bands with optical_scale and optical_offset), or train on areas with one unit"
                 )
-    return first
-
-
-def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackFormat:
-    path = check_current_stack(project, area)
-    if not path.is_file():
-        raise StudyError(f"{path}: not found; run talud stack {area} (or dvc repro)")
-    with open_raster(path) as dataset:
-        units = dict(zip(dataset.descriptions, dataset.units, strict=True))
-        missing = [name for name in bands if name not in units]
-        if missing:
+        if other.pixel_size != first.pixel_size and options.pixel_sizes != "native":
             raise StudyError(
-                f"{path}: has no band {', '.join(missing)}; it holds {', '.join(map(str, units))}; change the band set "
-                "in params.yaml, or add the source of the band and run talud stack (or dvc repro)"
+                f"the stacks of '{first.area}' and '{other.area}' differ in pixel size: {first.pixel_size:g} m and "
+                f"{other.pixel_size:g} m; set stack.pixel_sizes to resample, so that patches are resampled to "
+                f"stack.resolution ({options.resolution:g} m), or to native, so that each area keeps its own"
             )
-        tags = dataset.tags()
-        processing = {
-            name: tags[f"TALUD_{name.upper()}"] for name in PROCESSING_TAGS if f"TALUD_{name.upper()}" in tags
+    return StackFormat(
+        first.units,
+        _network_pixel_size(formats, options.resolution),
+        _common_processing(formats, bands, native=options.pixel_sizes == "native"),
+        {one.area: one.pixel_size for one in formats},
+        {one.area: one.source_pixel_size for one in formats},
+    )
+
+
+def _network_pixel_size(formats: Sequence[_AreaFormat], resolution: float) -> float:
+    """Return the pixel size of the stacks that a model asks for.
+
+    It is `stack.resolution` if an area has it, else that of the first area.
+    """
+    return next((one.pixel_size for one in formats if one.pixel_size == resolution), formats[0].pixel_size)
+
+
+def _common_processing(formats: Sequence[_AreaFormat], bands: tuple[str, ...], *, native: bool) -> dict[str, str]:
+    """Return the processing options that all stacks share.
+
+    An option that a patch stack does not state is taken to be that of the others. The window of the speckle filter may
+    differ between areas of their own pixel size, since it is counted in pixels.
+
+    Raises:
+        StudyError: The stacks differ in an option on which a band depends.
+    """
+    common = {}
+    concerned = processing_options({name: band_named(name).group for name in bands})
+    for option in PROCESSING_TAGS:
+        stated = {
+            one.area: one.processing.get(option, "none")
+            for one in formats
+            if option in one.processing or not one.patches
         }
-        grid = Grid.of(dataset)
-        return StackFormat(
-            tuple(units[name] or "" for name in bands), grid.resolution * grid.metres_per_unit, processing
-        )
+        if set(stated.values()) <= {"none"}:
+            continue
+        if len(set(stated.values())) == 1:
+            common[option] = next(iter(stated.values()))
+        elif option in concerned and not (native and option == "lee_window"):
+            (first, value), *others = stated.items()
+            other = next(area for area, own in others if own != value)
+            raise StudyError(
+                f"the stacks of '{first}' and '{other}' differ in {option}: {value} and {stated[other]}; "
+                "run talud stack (or dvc repro) for all training areas"
+            )
+    return common
+
+
+@dataclass(frozen=True)
+class _AreaFormat:
+    """Format of the stack of one area, see `StackFormat`."""
+
+    area: str
+    units: tuple[str, ...]
+    pixel_size: float
+    source_pixel_size: float
+    processing: Mapping[str, str]
+    patches: bool
+
+    @classmethod
+    def of(cls, project: Project, area: str, bands: tuple[str, ...]) -> Self:
+        """Read the format of an area's stack.
+
+        Raises:
+            StudyError: The stack is missing, lacks a band, or consists of patches that networks cannot tile.
+        """
+        path = check_current_stack(project, area)
+        if not path.is_file():
+            raise StudyError(f"{path}: not found; run talud stack {area} (or dvc repro)")
+        with open_raster(path) as dataset:
+            units = dict(zip(dataset.descriptions, dataset.units, strict=True))
+            missing = [name for name in bands if name not in units]
+            if missing:
+                raise StudyError(
+                    f"{path}: has no band {', '.join(missing)}; it holds {', '.join(map(str, units))}; change the band "
+                    "set in params.yaml, or add the source of the band and run talud stack (or dvc repro)"
+                )
+            tags, side = dataset.tags(), patch_side(dataset)
+            multiple = 2**project.params.training.depth
+            if side and side % multiple:
+                raise StudyError(
+                    f"{path}: consists of patches of {side} pixels, but a network of depth "
+                    f"{project.params.training.depth} maps patches of a multiple of {multiple}; change training.depth, "
+                    "or cut the patches to such a side"
+                )
+            processing = {
+                name: tags[f"TALUD_{name.upper()}"] for name in PROCESSING_TAGS if f"TALUD_{name.upper()}" in tags
+            }
+            grid = Grid.of(dataset)
+            size = grid.resolution * grid.metres_per_unit
+            source = _positive_number(tags[SOURCE_RESOLUTION_TAG], path) if SOURCE_RESOLUTION_TAG in tags else size
+            return cls(area, tuple(units[name] or "" for name in bands), size, source, processing, side is not None)
+
+
+def _positive_number(text: str, path: Path) -> float:
+    """Return the number in a tag of a stack."""
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise StudyError(f"{path}: its tag {SOURCE_RESOLUTION_TAG} is {text[:20]!r}, not a size; run talud stack again")
 
 
 def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: SplitPart) -> Patches:

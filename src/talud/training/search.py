@@ -131,6 +131,8 @@ def recorded_hyperparameters(params: Params, hyperparameters: Hyperparameters) -
     options, recipe = params.training, params.chosen_recipe
     chosen = {name: value for name, value in asdict(hyperparameters).items() if value is not None}
     shared = {"depth": options.depth, "recipe": params.recipe, **_recipe_options(recipe)}
+    if options.balance != "none":
+        shared["balance"] = options.balance
     if options.mixed_precision:
         shared["arithmetic"] = f"mixed {options.mixed_precision}"
     return {**chosen, **shared, **params.split_hyperparameters}

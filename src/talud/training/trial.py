@@ -73,6 +73,7 @@ class TrialConfig:
             seed=self.seed,
             first_epoch=first_epoch,
             dropping=Dropping.of(self.recipe.dropping, data.bands),
+            balanced=self.options.balance == "area",
         )
 
 
@@ -111,7 +112,7 @@ def train(
         return state
     keras.utils.clear_session()
     keras.utils.set_random_seed(config.seed)
-    model = compile_network(config, data.statistics, math.ceil(len(data.training) / hyperparameters.batch_size))
+    model = compile_network(config, data.statistics, len(config.training_batches(data)))
     keeper = CheckpointCallback(model, state, file, hyperparameters, max_epochs, on_epoch, on_write)
     done = len(state.epochs)
     averaged: list[keras.callbacks.Callback] = []
