@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,79 +12,14 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
+from operator_networks import CHANNELS, Network
 from stack_files import noise
 from talud.engine.margins import Margin, NetworkGeometry, receptive_field
 from talud.engine.runtime import Model
 from talud.engine.tiling import round_up
 from talud.errors import ModelError
-
-CHANNELS = 8
-
-
-class Network:
-    """Writer of a small graph: a stem, operators under test, and a head that joins both."""
-
-    def __init__(self) -> None:
-        self.random = np.random.default_rng(7)
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, values: Any, dtype: type = np.float32) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
-        return name
-
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        output = f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
-
-    def convolution(
-        self,
-        x: str,
-        kernel: int,
-        *,
-        stride: int = 1,
-        group: int = 1,
-        incoming: int = CHANNELS,
-        outgoing: int = CHANNELS,
-    ) -> str:
-        """Append a convolution with the padding "same" of TensorFlow, for sides that are multiples of the stride."""
-        total = max(kernel - stride, 0)
-        pads = [total // 2] * 2 + [total - total // 2] * 2
-        weights = self.random.normal(
-            0, (incoming // group * kernel**2) ** -0.5, (outgoing, incoming // group, kernel, kernel)
-        )
-        return self.node(
-            "Conv",
-            x,
-            self.constant(weights),
-            self.constant(self.random.normal(0, 0.1, outgoing)),
-            kernel_shape=[kernel] * 2,
-            strides=[stride] * 2,
-            pads=pads,
-            group=group,
-        )
-
-    def upsampled(self, x: str) -> str:
-        form = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return self.node("Resize", x, "", self.constant([1, 1, 2, 2]), **form)
-
-    def finished(self, output: str) -> onnx.ModelProto:
-        self.nodes[-1].output[0] = output
-        sides = ["batch", "height", "width"]
-        body = helper.make_graph(
-            self.nodes,
-            "network",
-            [helper.make_tensor_value_info("stack", TensorProto.FLOAT, [sides[0], 3, *sides[1:]])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [sides[0], 1, *sides[1:]])],
-            self.constants,
-        )
-        model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        onnx.checker.check_model(model, full_check=True)
-        return model
 
 
 def normalised(network: Network, x: str) -> str:
@@ -102,12 +36,29 @@ def some_bands(network: Network, x: str) -> str:
     return network.convolution(network.node("Slice", x, *bounds), 3, incoming=5)
 
 
+def residual(network: Network, x: str) -> str:
+    """Append a block as in ResNet, whose addition ONNX Runtime computes within a convolution."""
+    inner = network.node("Relu", network.convolution(x, 3))
+    return network.node("Relu", network.node("Add", x, network.convolution(inner, 3)))
+
+
+def strided_residual(network: Network, x: str) -> str:
+    """Append a block that adds two strided branches of different reach."""
+    inner = network.node("Relu", network.convolution(network.convolution(x, 5), 3, stride=2))
+    return network.node("Add", network.convolution(inner, 3), network.convolution(x, 1, stride=2))
+
+
+def added_level(network: Network, x: str) -> str:
+    """Add a coarser level, as in a feature pyramid."""
+    coarse = network.node("Relu", network.convolution(network.convolution(x, 5, stride=2), 3))
+    return network.node("Add", network.upsampled(coarse), network.convolution(x, 1))
+
+
 def inverted_residual(network: Network, x: str) -> str:
     """Append a block as in EfficientNet-Lite: expansion, depth-wise convolution, projection, addition."""
-    limits = network.constant(0), network.constant(6)
-    wide = network.node("Clip", network.convolution(x, 1, outgoing=24), *limits)
-    spread = network.node("Clip", network.convolution(wide, 5, group=24, incoming=24, outgoing=24), *limits)
-    return network.node("Add", network.convolution(spread, 1, incoming=24), x)
+    wide = network.relu6(network.convolution(x, 1, outgoing=32))
+    spread = network.relu6(network.convolution(wide, 5, group=32, incoming=32, outgoing=32))
+    return network.node("Add", network.convolution(spread, 1, incoming=32), x)
 
 
 OPERATORS: dict[str, tuple[int, Callable[[Network, str], str]]] = {
@@ -129,7 +80,11 @@ OPERATORS: dict[str, tuple[int, Callable[[Network, str], str]]] = {
     "normalisation": (1, lambda network, x: normalised(network, network.convolution(x, 3))),
     "swish": (1, lambda network, x: swish(network, network.convolution(x, 3))),
     "hard swish": (1, lambda network, x: network.node("HardSwish", network.convolution(x, 3))),
+    "ReLU6": (1, lambda network, x: network.relu6(network.convolution(x, 3))),
     "some bands": (1, some_bands),
+    "residual": (1, residual),
+    "strided residual": (2, strided_residual),
+    "added level": (2, lambda network, x: network.convolution(added_level(network, x), 3, stride=2)),
     "inverted residual": (1, inverted_residual),
     "strided inverted residual": (
         2,

@@ -11,6 +11,8 @@ same weights, whose layers compute only the margin that is needed:
   convolution whose kernel is a single 1 among zeros, spaced by the dilation: it keeps the blocked layout in which ONNX
   Runtime stores a convolution's output, whereas a Slice costs two reorderings of the whole tensor in addition to its
   copy. Tensors of other types than float32 are not stored in that layout, and are sliced.
+- The branches of a residual block keep one shape, so that ONNX Runtime rounds their sum as in the plain graph
+  (`NetworkGeometry.cropped_axis`). The sum is cropped after the last block of a level.
 - The few pixels that remain around the output are sliced off at the end.
 
 Where the core reaches the edge of the raster, the window ends there, and the layers pad as in the plain graph: one pass
@@ -33,13 +35,14 @@ The crops themselves account for 0.2 % of them.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import zip_longest
 from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 
 from talud.engine.margins import Margin, NetworkGeometry
 from talud.engine.session import Provider, open_session
@@ -47,6 +50,7 @@ from talud.engine.tiling import Edges
 from talud.errors import ModelError
 
 _MIN_EXTERNAL_BYTES = 1024  # size from which a constant is taken out of the graph
+_MAX_TAPS = 4  # longest kernel of a crop that is made in one step
 # Limit for the weights of all open sessions; reopening a session takes 40 ms.
 SESSION_CACHE_BYTES = 320 * 10**6
 
@@ -90,8 +94,8 @@ def crop_network(model: onnx.ModelProto, edges: Edges, halo: int) -> onnx.ModelP
 
     Returns:
         A graph whose input is the core, with corners on the lattice, and the input's margin
-            (`NetworkGeometry.margins`), or the halo if that is less, on the sides that are not on an edge; its output
-            is the core.
+            (`NetworkGeometry.margins` with the halo as limit) on the sides that are not on an edge; its output is the
+            core.
 
     Raises:
         ModelError: The reach of an operator is not known.
@@ -127,36 +131,27 @@ class _Writer:
 
     def __init__(self, network: NetworkGeometry, room: Sides) -> None:
         self.network = network
-        rows, columns = network.margins(room.rows), network.margins(room.columns)
-        self.wanted = {name: Sides.of(rows[name], columns[name]) for name in rows}
-        self.margins = {network.input: self.wanted[network.input]}
+        self.axes = network.cropped_axis(room.rows), network.cropped_axis(room.columns)
+        self.margins = {network.input: Sides.of(*(axis.given[network.input] for axis in self.axes))}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.makers = {node.output[0]: node for node in network.nodes}
-        inferred = shape_inference.infer_shapes(network.model).graph
-        self.types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
 
     def append(self, node: onnx.NodeProto) -> None:
-        """Write a node with the padding it needs.
-
-        The output is as wide as the narrowest input allows, or padded to the margin that later nodes need.
-        """
-        if node.output[0] not in self.wanted:
+        """Write a node with the padding it needs."""
+        output = node.output[0]
+        if output not in self.axes[0].given:
             return
-        step, names = self.network.reach(node), self.network.variable_inputs(node)
-        narrowest = Sides(*map(min, zip(*(self.margins[name] for name in names), strict=True)))
-        unpadded = Sides.of(step.output_margin(narrowest.rows), step.output_margin(narrowest.columns))
-        given = Sides(*map(max, unpadded, self.wanted[node.output[0]]))
-        needed = Sides.of(step.input_margin(given.rows), step.input_margin(given.columns))
-        held = Sides(*map(min, needed, narrowest))
+        names = self.network.variable_inputs(node)
+        held = Sides.of(*(axis.held[output] for axis in self.axes))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = [self._crop(name, held) if name in names else name for name in node.input]
         for attribute in copy.attribute:
             if attribute.name == "pads":
-                attribute.ints[:] = [side - there for side, there in zip(needed, held, strict=True)]
+                attribute.ints[:] = Sides.of(*(axis.pads[output] for axis in self.axes))
         self.nodes.append(copy)
-        self.margins[node.output[0]] = given
+        self.margins[output] = Sides.of(*(axis.given[output] for axis in self.axes))
 
     def finished(self) -> onnx.ModelProto:
         """Return the graph, its output sliced to the core."""
@@ -183,7 +178,7 @@ class _Writer:
         maker = self.makers.get(name)
         if maker is not None and maker.op_type == "DequantizeLinear":
             self._dequantize_cropped(maker, sides, result)
-        elif self._form(name)[1] == np.float32:
+        elif self.network.forms[name].dtype == np.float32:
             self._convolve(name, sides, result)
         else:
             self._slice(name, Sides(*(wide - narrow for wide, narrow in zip(margin, sides, strict=True))), result)
@@ -202,14 +197,19 @@ class _Writer:
         self.nodes.append(copy)
 
     def _convolve(self, name: str, sides: Sides, result: str) -> None:
-        margin = self.margins[name]
-        cuts = (_cut(margin.rows, sides.rows), _cut(margin.columns, sides.columns))
-        channels, dtype = self._form(name)
-        kernel = np.zeros((channels, 1, *(cut.taps for cut in cuts)), dtype)
-        kernel[:, :, cuts[0].tap, cuts[1].tap] = 1
-        inputs = [name, self._constant(f"{result}_kernel", kernel)]
-        dilations = [cut.dilation for cut in cuts]
-        self.nodes.append(helper.make_node("Conv", inputs, [result], name=result, group=channels, dilations=dilations))
+        """Crop a tensor by depth-wise convolutions."""
+        margin, (channels, dtype) = self.margins[name], self.network.forms[name]
+        steps = crop_steps((margin.rows, margin.columns), (sides.rows, sides.columns))
+        for number, cuts in enumerate(steps, start=1):
+            kernel = np.zeros((channels, 1, *(cut.taps for cut in cuts)), dtype)
+            kernel[:, :, cuts[0].tap, cuts[1].tap] = 1
+            output = result if number == len(steps) else f"{result}_step_{number}"
+            inputs = [name, self._constant(f"{output}_kernel", kernel)]
+            dilations = [cut.dilation for cut in cuts]
+            self.nodes.append(
+                helper.make_node("Conv", inputs, [output], name=output, group=channels, dilations=dilations)
+            )
+            name = output
 
     def _slice(self, name: str, off: Sides, result: str) -> None:
         ends = [-side or np.iinfo(np.int64).max for side in (off.bottom, off.right)]
@@ -230,27 +230,50 @@ class _Writer:
         self.constants.append(numpy_helper.from_array(values, name))
         return name
 
-    def _form(self, name: str) -> tuple[int, np.dtype[Any]]:
-        """Return a tensor's number of channels, and dtype."""
-        known = self.types[name]
-        return known.shape.dim[1].dim_value, helper.tensor_dtype_to_np_dtype(known.elem_type)
 
-
-class _Cut(NamedTuple):
+class CutKernel(NamedTuple):
     """Kernel that crops along one axis.
 
     It is a single 1 among zeros, spaced by a dilation.
+
+    Attributes:
+        taps: length of the kernel.
+        tap: position of the 1.
+        dilation: spacing in pixels.
+        before: pixels that it cuts off before the core.
+        after: pixels that it cuts off after the core.
     """
 
     taps: int
     tap: int
     dilation: int
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, before: int, after: int) -> CutKernel:
+        """Return the kernel that cuts off pixels on both sides."""
+        dilation = gcd(before, after) or 1
+        return cls((before + after) // dilation + 1, before // dilation, dilation, before, after)
 
 
-def _cut(wide: Margin, narrow: Margin) -> _Cut:
+def crop_steps(wide: tuple[Margin, Margin], narrow: tuple[Margin, Margin]) -> list[tuple[CutKernel, CutKernel]]:
+    """Return the kernels that crop rows and columns, one convolution after the other.
+
+    If two lengths have no large common divisor, a kernel that cuts off both would have hundreds of taps. The same
+    number of pixels is then cut off on both sides, with three taps, and the rest on one side, with two.
+    """
+    rows, columns = (_cut_kernels(*each) for each in zip(wide, narrow, strict=True))
+    return list(zip_longest(rows, columns, fillvalue=CutKernel.of(0, 0)))
+
+
+def _cut_kernels(wide: Margin, narrow: Margin) -> list[CutKernel]:
     before, after = wide.before - narrow.before, wide.after - narrow.after
-    dilation = gcd(before, after) or 1
-    return _Cut((before + after) // dilation + 1, before // dilation, dilation)
+    kernel = CutKernel.of(before, after)
+    if kernel.taps <= _MAX_TAPS:
+        return [kernel]
+    both = min(before, after)
+    return [CutKernel.of(both, both), CutKernel.of(before - both, after - both)]
 
 
 class CroppedSessions:
@@ -259,21 +282,14 @@ class CroppedSessions:
     Tiles come row by row, and a row has a left, a middle and a right tile, so at least three sessions are kept open.
     All nine kinds are kept if the weights are small, since workers may get the rows in any order. The sessions share
     the weights; each holds its own copy in ONNX Runtime's blocked layout.
-
-    Attributes:
-        margin: margin that the network needs around a core; None if the reach of an operator is not known, so that the
-            network cannot be cropped.
     """
 
     def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
         self._provider, self._threads = provider, threads
         self._graph, self._weights = split_weights(graph)
-        network = NetworkGeometry(self._graph)
-        try:
-            self.margin: Margin | None = network.margins()[network.input]
-        except ModelError:
-            self.margin = None
+        self.network = NetworkGeometry(self._graph)
         self.session = lru_cache(maxsize=self.cache_size)(self._open)
+        self.margin = lru_cache(maxsize=None)(self._margin)
 
     @property
     def weight_bytes(self) -> int:
@@ -288,3 +304,16 @@ class CroppedSessions:
     def _open(self, edges: Edges, halo: int) -> Any:
         graph = crop_network(self._graph, edges, halo).SerializeToString()
         return open_session(graph, self._provider, self._weights, self._threads)
+
+    def _margin(self, halo: int) -> Margin | None:
+        """Return the margin that a cropped network needs around a core.
+
+        It is None if the network cannot be cropped, because the reach of an operator is not known.
+
+        Args:
+            halo: pixels of context, a multiple of the alignment.
+        """
+        try:
+            return self.network.margins(Margin(halo, halo))[self.network.input]
+        except ModelError:
+            return None

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil, floor, lcm
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, shape_inference
 
 from talud.engine.tiling import round_up
 from talud.errors import ModelError
 
-_POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
-_POINTWISE |= {"BatchNormalization", "HardSigmoid", "HardSwish", "QuantizeLinear", "DequantizeLinear"}
+POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
+POINTWISE |= {"BatchNormalization", "HardSigmoid", "HardSwish", "QuantizeLinear", "DequantizeLinear"}
 
 
 class Margin(NamedTuple):
@@ -57,6 +59,27 @@ class OperatorReach:
         return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.extra, strict=True)))
 
 
+class TensorForm(NamedTuple):
+    """Channels and dtype of a tensor; 0 channels if they are free."""
+
+    channels: int
+    dtype: np.dtype[Any]
+
+
+class CroppedAxis(NamedTuple):
+    """Margins of a cropped network along an axis.
+
+    Attributes:
+        given: margin of each tensor.
+        held: margin to which the inputs of each node are cropped, by the name of its output.
+        pads: padding of each node.
+    """
+
+    given: dict[str, Margin]
+    held: dict[str, Margin]
+    pads: dict[str, Margin]
+
+
 class NetworkGeometry:
     """Geometry of a graph.
 
@@ -86,6 +109,16 @@ class NetworkGeometry:
         """Return the non-constant inputs of a node."""
         return [name for name in node.input if name in self._tensors]
 
+    @cached_property
+    def forms(self) -> dict[str, TensorForm]:
+        """Channels and dtype of each tensor, as far as the graph states them."""
+        inferred = shape_inference.infer_shapes(self.model).graph
+        return {
+            value.name: TensorForm(value.type.tensor_type.shape.dim[1].dim_value, _dtype(value.type.tensor_type))
+            for value in (*inferred.input, *inferred.value_info, *inferred.output)
+            if len(value.type.tensor_type.shape.dim) > 1
+        }
+
     def reach(self, node: onnx.NodeProto) -> OperatorReach:
         """Return the reach of a node's operator.
 
@@ -95,7 +128,7 @@ class NetworkGeometry:
         # The same operator name may have another meaning in another domain.
         if node.domain not in {"", "ai.onnx"}:
             raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
-        if node.op_type in _POINTWISE or (node.op_type == "Concat" and node_attributes(node).get("axis") == 1):
+        if node.op_type in POINTWISE or (node.op_type == "Concat" and node_attributes(node).get("axis") == 1):
             return OperatorReach(Fraction(1), Margin(0, 0))
         if node.op_type == "Resize":
             return OperatorReach(Fraction(1, self._upsampling_factor(node)), Margin(0, 0))
@@ -126,8 +159,9 @@ class NetworkGeometry:
         """Return the margin that each tensor needs.
 
         Args:
-            limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond them.
-                None if it has as many as needed.
+            limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond them,
+                and the input of a strided layer on a branch (`_joins`) is a multiple of the stride. None if it has
+                as many as needed.
 
         Raises:
             ModelError: The reach of an operator is not known or, if there is a limit, its scale.
@@ -137,12 +171,77 @@ class NetworkGeometry:
         for node in reversed(self.nodes):
             if node.output[0] not in wanted:
                 continue
-            needed = self.reach(node).input_margin(wanted[node.output[0]])
+            reach = self.reach(node)
+            needed = reach.input_margin(wanted[node.output[0]])
+            if limit and node.output[0] in self._joins[0] and reach.scale > 1:
+                needed = Margin(*(round_up(side, int(reach.scale)) for side in needed))
             for name in self.variable_inputs(node):
                 there = Margin(*(side // scales[name] for side in limit)) if limit else needed
                 within = Margin(*map(min, needed, there))
                 wanted[name] = Margin(*map(max, wanted.get(name, within), within))
         return wanted
+
+    def cropped_axis(self, limit: Margin) -> CroppedAxis:
+        """Return the margins along an axis of a tile that is cropped.
+
+        Each tensor is as wide as the narrowest input of its node allows, or as later nodes need. Only the branches that
+        an Add node joins (`_joins`) are as wide as the tensor where they part, and pad as in the plain graph.
+
+        Args:
+            limit: as for `margins`; 0 where the core reaches the raster's edge. With 0 on both sides, every layer pads,
+                as in the plain graph.
+
+        Raises:
+            ModelError: The reach of an operator is not known.
+        """
+        wanted, (branches, sums) = self.margins(limit), self._joins
+        axis = CroppedAxis({self.input: wanted[self.input]}, {}, {})
+        for node in self.nodes:
+            output = node.output[0]
+            if output not in wanted:
+                continue
+            reach = self.reach(node)
+            # A sum of branches is as wide as the branches, and cropped by the nodes that follow the last one.
+            wide = output in branches or output in sums
+            sources = [
+                wanted[name] if name in sums and not wide else axis.given[name] for name in self.variable_inputs(node)
+            ]
+            narrowest = Margin(*map(min, zip(*sources, strict=True)))
+            if output in branches:
+                given = Margin(*(floor(side / reach.scale) for side in narrowest))
+                held, pads = Margin(*(int(side * reach.scale) for side in given)), _pads(node)
+            else:
+                given = Margin(*map(max, reach.output_margin(narrowest), wanted[output]))
+                needed = reach.input_margin(given)
+                held = Margin(*map(min, needed, narrowest))
+                pads = Margin(*(side - there for side, there in zip(needed, held, strict=True)))
+            axis.given[output], axis.held[output], axis.pads[output] = given, held, pads
+        return axis
+
+    @cached_property
+    def _joins(self) -> tuple[set[str], set[str]]:
+        """Branches that Add nodes join, and their sums, as the outputs of nodes.
+
+        A branch consists of the nodes on one side of an Add node only; those with an up-sampling, as deep as the
+        network, are left out. ONNX Runtime computes an Add node within the convolution before it, with another
+        rounding, if it can tell that both tensors have one shape. The branches of a cropped graph therefore keep the
+        shape that they have in the plain graph. Element-wise operators belong to the sum before them.
+        """
+        makers = {node.output[0]: node for node in self.nodes}
+        ancestors: dict[str, frozenset[str]] = {self.input: frozenset()}
+        branches: set[str] = set()
+        sums: set[str] = set()
+        for node in self.nodes:
+            names, output = self.variable_inputs(node), node.output[0]
+            ancestors[output] = frozenset({output}).union(*(ancestors[name] for name in names))
+            if node.op_type == "Add" and len(names) == 2:
+                single = ancestors[names[0]] ^ ancestors[names[1]]
+                if single and not any(makers[name].op_type == "Resize" for name in single):
+                    branches |= single
+                    sums.add(output)
+            elif node.op_type in POINTWISE and set(names) <= sums:
+                sums.add(output)
+        return branches, sums
 
     def _axes(self, node: onnx.NodeProto) -> list[int]:
         """Return the axes of a Slice node; none if they are not constant."""
@@ -177,6 +276,16 @@ def _sliding_window_reach(node: onnx.NodeProto) -> OperatorReach:
         )
     kernel, stride, dilation = (side[0] for side in sides)
     return OperatorReach(Fraction(stride), Margin(pads[0], (kernel - 1) * dilation - pads[0] - (stride - 1)))
+
+
+def _dtype(tensor: onnx.TypeProto.Tensor) -> np.dtype[Any]:
+    return helper.tensor_dtype_to_np_dtype(tensor.elem_type or onnx.TensorProto.FLOAT)
+
+
+def _pads(node: onnx.NodeProto) -> Margin:
+    """Return the padding of a node, which is the same for rows and columns."""
+    before, _, after, _ = node_attributes(node).get("pads", [0] * 4)
+    return Margin(before, after)
 
 
 def node_attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from talud.contract import Contract, Precision, variant_path
 from talud.engine import model_file
 from talud.engine.coverage import mask_partial_groups
 from talud.engine.cropping import CroppedSessions, Sides
-from talud.engine.margins import Margin
 from talud.engine.model_file import INPUT_NAME, OUTPUT_NAME
 from talud.engine.session import CUDA_PROVIDER, LOG_FATAL_ONLY, Provider, open_session, processor_digest
 from talud.engine.tiling import Tile, Tiling, round_up
@@ -171,10 +170,10 @@ class Model:
         Raises:
             ModelError: The network fails, or returns values that are not probabilities.
         """
-        first, needed = tiles[0], self._cropped_sessions.margin
-        if first.edges is None or all(first.edges) or needed is None:
+        first = tiles[0]
+        margin = self._cropped_sessions.margin(first.halo)
+        if first.edges is None or all(first.edges) or margin is None:
             return [self.run(window)[tile.core_slices] for window, tile in zip(windows, tiles, strict=True)]
-        margin = Margin(*(min(side, first.halo) for side in needed))
         sides, cell = Sides.of(margin, margin).without_edges(first.edges), self.contract.input.alignment
         insides = [window[:, *tile.cell_slices(sides, cell)] for window, tile in zip(windows, tiles, strict=True)]
         shape = tuple(side.stop - side.start for side in first.cell_slices((0, 0, 0, 0), cell))
@@ -293,7 +292,7 @@ class Model:
         """
         filters = self.contract.origin.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
-        crops = tiling.can_crop and self._cropped_sessions.margin is not None
+        crops = tiling.can_crop and self._cropped_sessions.margin(tiling.rows.halo) is not None
         pixel = 360 + 18 * known if crops else 240 + 36 * known
         held = (3 + self._cropped_sessions.cache_size) * self._cropped_sessions.weight_bytes
         return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
