@@ -88,7 +88,8 @@ def two_patch_sets(root: Path, **stack: object) -> Project:
     write_patches(root / "fine", 128, seed=2)
     project = project_of(root, {"resolution": 10, **stack}, {"coarse": 10, "fine": 3})
     for area in ("coarse", "fine"):
-        build_stack(project, area)
+        record = build_stack(project, area)
+        assert record.resampled_to == (10 if stack and area == "fine" else None)
     return project
 
 
@@ -198,6 +199,8 @@ def test_smaller_patches_are_padded_as_unknown(mixed: Project, tmp_path: Path) -
     assert np.isnan(patches.stack[:, 64:]).all()
     assert np.isnan(patches.stack[:, :, 64:]).all()
     np.testing.assert_array_equal(patches.mask == 255, np.isnan(patches.stack[..., 0]))
+    with pytest.raises(StudyError, match=r"split\.patch is 96 pixels, but the patches of fine have at most 64"):
+        Dataset.load(project, "rgb")
     own = np.asarray(Image.open(tmp_path / "fine" / "images" / "0.png"))
     np.testing.assert_array_equal(patches.stack[0, :64, :64], own)
 

@@ -103,10 +103,13 @@ def _record_line(record: StackRecord) -> str:
 
 def _patches_text(record: StackRecord) -> str:
     number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
+    patches = counted(number, "patch", "patches")
+    if record.resampled_to:
+        patches += f" resampled to {record.resampled_to:g} m"
     if record.landslide_pixels is None:
-        return f"{counted(number, 'patch', 'patches')} without a mask, so the whole mask is unknown"
+        return f"{patches} without a mask, so the whole mask is unknown"
     without = f", {unknown:,} of them without a mask" if unknown else ""
-    return f"{counted(number, 'patch', 'patches')}{without}; {counted(record.landslide_pixels, 'landslide pixel')}"
+    return f"{patches}{without}; {counted(record.landslide_pixels, 'landslide pixel')}"
 
 
 def _build_for_model(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:

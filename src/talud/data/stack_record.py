@@ -56,6 +56,12 @@ class StackRecord:
     unlabelled_patches: int | None = None
     settings: dict[str, Any] | None = None
 
+    @property
+    def resampled_to(self) -> float | None:
+        """Pixel size in metres to which patches were resampled; else None."""
+        stated = (self.settings or {}).get(_RESAMPLED)
+        return float(stated[0]) if stated else None
+
     def write(self, path: Path) -> None:
         """Write the record as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")

@@ -334,7 +334,7 @@ def _patches(params: Params) -> list[Assumption]:
     split, metres = params.split, params.stack.resolution
     given = [area.patches for area in params.areas.values() if area.role == "training" and area.patches]
     if given:
-        metres = given[0].pixel_size
+        metres = metres if params.stack.resamples(given[0].pixel_size) else given[0].pixel_size
     return [
         Assumption(
             "Patch size",

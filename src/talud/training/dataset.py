@@ -19,7 +19,7 @@ from talud.errors import StudyError
 from talud.grid import Grid
 from talud.mapping.raster_checks import processing_options
 from talud.measurement.sites import Site, join_patches
-from talud.params import SplitOptions
+from talud.params import SplitOptions, StackOptions
 from talud.project import Project
 from talud.raster import BLOCK_SIZE, SOURCE_RESOLUTION_TAG, open_raster, patch_side
 
@@ -195,25 +195,48 @@ def _common_format(project: Project, areas: tuple[str, ...], bands: tuple[str, .
     first, *others = formats = [_AreaFormat.of(project, area, bands) for area in areas]
     options = project.params.stack
     for other in others:
-        for band, unit, own in zip(bands, first.units, other.units, strict=True):
-            if unit != own:
-                raise StudyError(
-                    f"the stacks of '{first.area}' and '{other.area}' differ in the unit of {band}: {unit or 'none'} "
-                    f"and {own or 'none'}, so its values cannot be compared; convert the source of one (for optical "
-                    "bands with optical_scale and optical_offset), or train on areas with one unit"
-                )
-        if other.pixel_size != first.pixel_size and options.pixel_sizes != "native":
-            raise StudyError(
-                f"the stacks of '{first.area}' and '{other.area}' differ in pixel size: {first.pixel_size:g} m and "
-                f"{other.pixel_size:g} m; set stack.pixel_sizes to resample, so that patches are resampled to "
-                f"stack.resolution ({options.resolution:g} m), or to native, so that each area keeps its own"
-            )
+        _check_units(first, other, bands)
+        _check_pixel_sizes(first, other, options)
+    sides = [one.patch_side for one in formats]
+    patch = project.params.split.patch
+    if max(side or patch for side in sides) < patch:
+        raise StudyError(
+            f"split.patch is {patch} pixels, but the patches of {', '.join(areas)} have at most "
+            f"{max(filter(None, sides))}; set split.patch to a smaller number"
+        )
     return StackFormat(
         first.units,
         _network_pixel_size(formats, options.resolution),
         _common_processing(formats, bands, native=options.pixel_sizes == "native"),
         {one.area: one.pixel_size for one in formats},
         {one.area: one.source_pixel_size for one in formats},
+    )
+
+
+def _check_units(first: _AreaFormat, other: _AreaFormat, bands: tuple[str, ...]) -> None:
+    """Check that the bands of two areas have the same units."""
+    for band, unit, own in zip(bands, first.units, other.units, strict=True):
+        if unit != own:
+            raise StudyError(
+                f"the stacks of '{first.area}' and '{other.area}' differ in the unit of {band}: {unit or 'none'} and "
+                f"{own or 'none'}, so its values cannot be compared; convert the source of one (for optical bands with "
+                "optical_scale and optical_offset), or train on areas with one unit"
+            )
+
+
+def _check_pixel_sizes(first: _AreaFormat, other: _AreaFormat, options: StackOptions) -> None:
+    """Check that the pixel sizes of two areas are equal or may differ."""
+    if other.pixel_size == first.pixel_size or options.pixel_sizes == "native":
+        return
+    advice = (
+        f"make both at stack.resolution ({options.resolution:g} m)"
+        if options.pixel_sizes == "resample"
+        else "set stack.pixel_sizes to resample, so that patches are resampled to stack.resolution "
+        f"({options.resolution:g} m), or to native, so that each area keeps its own"
+    )
+    raise StudyError(
+        f"the stacks of '{first.area}' and '{other.area}' differ in pixel size: {first.pixel_size:g} m and "
+        f"{other.pixel_size:g} m; {advice}"
     )
 
 
@@ -240,7 +263,7 @@ def _common_processing(formats: Sequence[_AreaFormat], bands: tuple[str, ...], *
         stated = {
             one.area: one.processing.get(option, "none")
             for one in formats
-            if option in one.processing or not one.patches
+            if option in one.processing or not one.patch_side
         }
         if set(stated.values()) <= {"none"}:
             continue
@@ -265,7 +288,7 @@ class _AreaFormat:
     pixel_size: float
     source_pixel_size: float
     processing: Mapping[str, str]
-    patches: bool
+    patch_side: int | None
 
     @classmethod
     def of(cls, project: Project, area: str, bands: tuple[str, ...]) -> Self:
@@ -299,7 +322,7 @@ class _AreaFormat:
             grid = Grid.of(dataset)
             size = grid.resolution * grid.metres_per_unit
             source = _positive_number(tags[SOURCE_RESOLUTION_TAG], path) if SOURCE_RESOLUTION_TAG in tags else size
-            return cls(area, tuple(units[name] or "" for name in bands), size, source, processing, side is not None)
+            return cls(area, tuple(units[name] or "" for name in bands), size, source, processing, side)
 
 
 def _positive_number(text: str, path: Path) -> float:
