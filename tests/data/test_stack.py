@@ -25,6 +25,7 @@ from talud.bands import band_named, groups_of
 from talud.cli.main import main
 from talud.contract import METADATA_KEY, BandContract, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.stack import build_stack, build_stack_for_model, read_band_evidence
+from talud.data.stack_record import check_current_stack
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError, TaludError
 from talud.files import md5
 from talud.params import Area
@@ -261,6 +262,19 @@ def test_geographic_sources_are_stacked_in_utm(tmp_path: Path) -> None:
     expected = (cover(row)[:, None] * cover(column) * image[0]).sum() / (cover(row).sum() * cover(column).sum())
     assert values[rows, columns] == pytest.approx(expected, abs=2)
     assert np.isfinite(values).mean() > 0.95
+
+
+def test_area_may_set_its_resolution(project: Project) -> None:
+    build_stack(project, "here")
+    with rasterio.open(project.stack("here")) as whole, rasterio.open(project.mask("here")) as mask:
+        shape, bounds, landslides = whole.shape, whole.bounds, (mask.read(1) == 1).sum()
+    finer = write_project(project.root, {"here": {**AREA, "resolution": 6.25}}, stack={"resolution": 12.5})
+    record = build_stack(finer, "here")
+    with rasterio.open(finer.stack("here")) as stack:
+        assert (stack.transform.a, stack.bounds, stack.tags()["TALUD_RESOLUTION"]) == (6.25, bounds, "6.25")
+        assert stack.shape == (2 * shape[0], 2 * shape[1])
+    assert record.landslide_pixels == pytest.approx(4 * landslides, rel=0.1)
+    assert check_current_stack(finer, "here") == finer.stack("here")
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 CHANGES = [
     ({}, {"stack": {"resolution": 25}}, "resolution 12.5, but params.yaml states 25.0"),
+    ({"resolution": 6.25}, {}, "resolution 12.5, but params.yaml states 6.25"),
     ({}, {"stack": {"resolution": 12.5, "slope": "horn"}}, "slope zevenbergen_thorne, but params.yaml states horn"),
     ({}, {"stack": {"resolution": 12.5, "inventory_rule": "all_touched"}}, "inventory_rule centre, .* all_touched"),
     ({"bounds": BOUNDS}, {}, r"bounds null, but params.yaml states \[400000"),
@@ -65,8 +66,9 @@ def test_stack_of_other_settings_is_refused(
 def test_unrelated_settings_may_change(project: Project) -> None:
     changed = write_project(project.root, {"here": AREA}, seed=2, split={"block": 32, "patch": 32})
     assert check_current_stack(changed, "here") == project.stack("here")
-    overlapping = write_project(project.root, {"here": AREA}, stack={"resolution": 12.5, "overlap": "allow"})
-    assert check_current_stack(overlapping, "here") == project.stack("here")
+    for options in ({"overlap": "allow"}, {"pixel_sizes": "native"}):
+        other = write_project(project.root, {"here": AREA}, stack={"resolution": 12.5, **options})
+        assert check_current_stack(other, "here") == project.stack("here")
 
 
 def test_older_record_is_checked_by_the_tags_of_its_stack(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from talud.files import md5
 from talud.grid import Grid
 from talud.mapping.options import MapOptions
 from talud.measurement.sites import Site
+from talud.params import Area, StackOptions, TrainingOptions
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import Layout, write_cog
@@ -203,6 +205,14 @@ def test_smaller_patches_are_padded_as_unknown(mixed: Project, tmp_path: Path) -
         Dataset.load(project, "rgb")
     own = np.asarray(Image.open(tmp_path / "fine" / "images" / "0.png"))
     np.testing.assert_array_equal(patches.stack[0, :64, :64], own)
+
+
+def test_settings_of_the_guide_are_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/train-on-several-areas.md").read_text()
+    areas, stack, training = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    assert {Area.create(**area).role for area in areas["areas"].values()} == {"training"}
+    assert StackOptions(**stack["stack"]).resamples(3)
+    assert TrainingOptions(**training["training"]).balance == "area"
 
 
 @pytest.mark.slow

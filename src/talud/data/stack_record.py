@@ -124,11 +124,11 @@ def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
     They are those of the area and, for a stack of rasters, the stack options. For patches that are resampled, they
     include the pixel size of the stack.
     """
-    stated = area.model_dump(mode="json")
+    stated = area.model_dump(mode="json", exclude={"resolution"})
     if area.patches:  # other stack options do not apply to patches
         resampled = options.resamples(area.patches.pixel_size)
         return stated | ({_RESAMPLED: [options.resolution, options.inventory_rule]} if resampled else {})
-    return stated | options.model_dump(mode="json", exclude={"overlap", "pixel_sizes"})
+    return stated | options.for_area(area).model_dump(mode="json", exclude={"overlap", "pixel_sizes"})
 
 
 def check_current_stack(project: Project, area: str) -> Path:

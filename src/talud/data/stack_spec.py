@@ -53,7 +53,8 @@ def spec_of_area(project: Project, name: str) -> StackSpec:
     area = project.params.area(name)
     files = sources.find_sources(project.folder(area), area.files)
     taken = _number_project_bands(area, files, project.params.band_sets)
-    spec = StackSpec(name, area, files, project.params.stack, _available_bands(taken, files), taken)
+    options = project.params.stack.for_area(area)
+    spec = StackSpec(name, area, files, options, _available_bands(taken, files), taken)
     if not spec.bands:
         raise SourceError(
             f"{project.folder(area)}: has none of {', '.join(RASTER_SOURCES)} (for example as optical.tif)"

@@ -29,6 +29,7 @@ _RASTER_KEYS = (
     "sar_unit",
     "crs",
     "bounds",
+    "resolution",
     "inventory_filter",
 )
 
@@ -98,6 +99,9 @@ class Area(Frozen):
         None,
         description="left, bottom, right, top in the CRS of the stack; pixels with their centre inside are included; "
         "default: extent of the first source",
+    )
+    resolution: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="pixel size of the stack in metres; default: stack.resolution"
     )
     inventory_filter: str | None = Field(None, description="filter of the inventory, as an OGR SQL WHERE clause")
     acquired: Acquired = Acquired()
@@ -171,6 +175,10 @@ class StackOptions(Frozen):
     inventory_rule: Literal["centre", "all_touched"] = Field(
         "centre", description="rasterisation of polygons: pixels with their centre inside, or all pixels touched"
     )
+
+    def for_area(self, area: Area) -> StackOptions:
+        """Return the options with the pixel size of an area of rasters."""
+        return self if area.resolution is None else self.model_copy(update={"resolution": area.resolution})
 
     def resamples(self, pixel_size: float) -> bool:
         """Check if patches of a pixel size are resampled.
