@@ -42,6 +42,9 @@ TERRAIN_BANDS = (
     # Stored per 100 m, so that values are of order one; a 12.5 m grid cannot represent values outside this range.
     Band("curvature", Group.TERRAIN, "1/100m", -100.0, 100.0),
 )
+# Slope and elevation in the unknown scale of a data set; under names of their own, so that no model confuses them with
+# degrees and metres.
+RESCALED_TERRAIN_BANDS = (Band("slope_rescaled", Group.TERRAIN), Band("elevation_rescaled", Group.TERRAIN))
 # Unit and range are open: a stack is in dB or amplitude, and states its unit.
 SAR_BANDS = tuple(
     Band(f"{polarisation}_{time}", Group.SAR) for polarisation in ("vv", "vh") for time in ("pre", "post")
@@ -49,7 +52,7 @@ SAR_BANDS = tuple(
 # Mask → group that it hides. A mask is 1 under cloud, or in radar layover or shadow, and 0 elsewhere.
 OCCLUSION_MASKS: Mapping[str, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
 OCCLUSION_BANDS = tuple(Band(name, Group.OCCLUSION, "", 0.0, 1.0) for name in OCCLUSION_MASKS)
-_KNOWN = {known.name: known for known in (*TERRAIN_BANDS, *SAR_BANDS, *OCCLUSION_BANDS)}
+_KNOWN = {known.name: known for known in (*TERRAIN_BANDS, *RESCALED_TERRAIN_BANDS, *SAR_BANDS, *OCCLUSION_BANDS)}
 
 
 def band_named(name: str) -> Band:

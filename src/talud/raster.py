@@ -31,6 +31,7 @@ from talud.text import dimensions, first_line
 PATCH_TAG = "TALUD_PATCH"
 # Tag of a stack of resampled patches: their own pixel size, in metres.
 SOURCE_RESOLUTION_TAG = "TALUD_SOURCE_RESOLUTION"
+PARTS_TAG = "TALUD_PATCH_PARTS"  # numbers of training, validation and test patches, in that order, such as "60 20 20"
 # Tag of a stack that `talud map` made: its sources and options.
 ORIGIN_TAG = "TALUD_ORIGIN"
 # Highest number of bands of a raster; GDAL's time to read a band grows with it.
@@ -90,6 +91,26 @@ def patch_side(dataset: DatasetReader) -> int | None:
             f"it has {dimensions(dataset.width, dataset.height)}; run talud stack (or dvc repro) again"
         )
     return side
+
+
+def patch_parts(dataset: DatasetReader) -> tuple[int, int, int] | None:
+    """Return the numbers of training, validation and test patches.
+
+    The result is None if the patches have no given split.
+
+    Raises:
+        SourceError: The tag is not valid.
+    """
+    stated = dataset.tags().get(PARTS_TAG)
+    if stated is None:
+        return None
+    found = re.fullmatch("([0-9]{1,9}) ([0-9]{1,9}) ([0-9]{1,9})", stated)
+    if not found:
+        raise SourceError(
+            f"{dataset.name}: its tag {PARTS_TAG} is {stated[:40]!r}; run talud stack (or dvc repro) again"
+        )
+    training, validation, test = map(int, found.groups())
+    return training, validation, test
 
 
 @contextmanager

@@ -8,16 +8,19 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.enums import ColorInterp
 
 from hostile_bytes import cut, flipped
+from talud.bands import Group, groups_of
 from talud.data.patch_folder import PatchFolder
 from talud.data.patch_stack import build_patch_stack, rows_and_columns
-from talud.errors import ParamsError, SourceError
-from talud.params import Area, Params, PatchData
+from talud.data.stack_record import check_current_stack
+from talud.errors import ParamsError, SourceError, StudyError
+from talud.params import Area, Params, PatchData, StackOptions
 from talud.project import Project
 
 SIDE = 16
@@ -66,7 +69,7 @@ def test_pair_is_read_unchanged(tmp_path: Path, landslide: int) -> None:
     image, mask = folder.read(folder.pairs[0])
     np.testing.assert_array_equal(image, np.moveaxis(pixels(3)[..., [2, 0]], -1, 0))
     np.testing.assert_array_equal(mask, truth(3))
-    assert (image.dtype, mask.dtype, folder.unit) == (np.float32, np.uint8, "DN")
+    assert (image.dtype, mask.dtype, folder.bands.units) == (np.float32, np.uint8, ("DN", "DN"))
 
 
 def test_transparent_pixels_are_invalid_and_unknown(tmp_path: Path) -> None:
@@ -308,10 +311,14 @@ def params(**area: object) -> Params:
 def test_params_refuse_patches_together_with_rasters() -> None:
     with pytest.raises(ParamsError, match="an area with patches cannot have crs, bounds, which apply to rasters"):
         Area.create(role="transfer", folder="data", patches={}, crs="EPSG:32618", bounds=(0, 0, 1, 1))
-    with pytest.raises(ParamsError, match="where filters the table of index"):
+    with pytest.raises(ParamsError, match="where refers to the table of index"):
         Area.create(role="transfer", folder="data", patches={"where": "area = 'a'"})
-    with pytest.raises(ParamsError, match="'slope' is not an optical band"):
-        Area.create(role="transfer", folder="data", patches={"bands": {"slope": 13}})
+    with pytest.raises(ParamsError, match="'cloud' is a mask, which patches do not have"):
+        Area.create(role="transfer", folder="data", patches={"bands": {"cloud": 13}})
+    with pytest.raises(ParamsError, match="lists 'red' twice"):
+        Area.create(role="transfer", folder="data", patches={"bands": ["red", "red"]})
+    with pytest.raises(ParamsError, match=r"split refers to a table, but splits\.json is not one"):
+        Area.create(role="transfer", folder="data", patches={"index": "splits.json", "split": "part"})
     again = Params.model_validate_json(params(patches={}).model_dump_json())
     assert again == params(patches={})
 
@@ -326,3 +333,140 @@ def test_patch_area_must_meet_its_role_and_band_sets(tmp_path: Path) -> None:
     assert not (tmp_path / "stacks" / "there.tif").exists()
     record = build_patch_stack(Project(tmp_path, params(patches={}, role="transfer")), "there")
     assert (record.landslide_pixels, record.unlabelled_patches, record.patches) == (None, 1, ("1",))
+
+
+def geotiff(path: Path, bands: dict[str, np.ndarray], crs: str | None = "EPSG:32632", size: float = 3.0) -> None:
+    """Write a GeoTIFF patch with described bands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.stack(list(bands.values())).astype(np.float32)
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="float32", count=len(values), height=SIDE, width=SIDE, crs=crs,
+        transform=Affine(size, 0, 500_000, 0, -size, 4_000_000),
+    ) as raster:  # fmt: skip
+        raster.write(values)
+        raster.descriptions = list(bands)
+
+
+def all_bands(seed: int) -> dict[str, np.ndarray]:
+    chance = np.random.default_rng(seed)
+    ground = 900 + 0.5 * 3.0 * np.mgrid[:SIDE, :SIDE][1]
+    optical = {name: chance.uniform(1, 2000, (SIDE, SIDE)) for name in ("blue", "green", "red", "nir")}
+    return optical | {"VV pre": chance.normal(-9, 1, (SIDE, SIDE)), "dem": ground}
+
+
+def test_geotiff_patches_have_terrain_sar_and_pixel_size(tmp_path: Path) -> None:
+    geotiff(tmp_path / "images/1.tif", all_bands(1))
+    geotiff(tmp_path / "images/2.tif", all_bands(2), crs="EPSG:32633")  # patches may be in several zones
+    data = PatchData(bands=["red", "nir", "elevation", "vv_pre"])
+    folder = PatchFolder.find(tmp_path, data, "db", StackOptions(sar_unit="amplitude"))
+    assert folder.bands.names == ("red", "nir", "elevation", "vv_pre", "slope", "curvature")
+    assert folder.bands.units == ("DN", "DN", "m", "amplitude", "degree", "1/100m")
+    assert (folder.bands.pixel_size, folder.data.pixel_size) == (3.0, 3.0)
+    assert folder.bands.processing_tags["TALUD_SAR_UNIT"] == "amplitude"
+    image, _ = folder.read(folder.pairs[1])
+    written = all_bands(2)
+    np.testing.assert_allclose(image[1], written["nir"], rtol=1e-6)
+    np.testing.assert_allclose(image[3], 10 ** (written["VV pre"] / 20), rtol=1e-5)
+    np.testing.assert_allclose(image[4], np.degrees(np.arctan(0.5)), rtol=1e-4)
+    computed = PatchFolder.find(tmp_path, PatchData(bands=["red", "slope"]))
+    np.testing.assert_array_equal(computed.read(computed.pairs[1])[0], image[[0, 4]])
+    numbered = PatchFolder.find(tmp_path, PatchData(bands={"elevation": 6}))
+    np.testing.assert_array_equal(numbered.read(numbered.pairs[1])[0], image[[2, 4, 5]])
+
+
+def test_invalid_terrain_leaves_other_groups_valid(tmp_path: Path) -> None:
+    bands = all_bands(1)
+    bands["dem"][4, 4] = -32_768
+    bands["red"][0, 0] = np.nan
+    geotiff(tmp_path / "images/1.tif", bands)
+    folder = PatchFolder.find(tmp_path, PatchData(bands=["red", "green", "elevation"]))
+    holes = np.isnan(folder.read(folder.pairs[0])[0]).sum(axis=(1, 2))
+    np.testing.assert_array_equal(holes, [1, 1, 9, 9, 9])
+
+
+def test_georeferenced_patches_must_agree(tmp_path: Path) -> None:
+    first, second = tmp_path / "images/1.tif", tmp_path / "images/2.tif"
+    geotiff(first, all_bands(1))
+    geotiff(second, all_bands(2), size=10.0)
+    assert "2.tif: has pixels of 10 m, but 1.tif has pixels of 3 m" in refusal(tmp_path)
+    geotiff(second, all_bands(2), crs=None)
+    assert "2.tif: has no projected CRS, but 1.tif has pixels of 3 m" in refusal(tmp_path)
+    second.unlink()
+    assert "has pixels of 3 m, but pixel_size is 10" in refusal(tmp_path, pixel_size=10)
+    assert PatchFolder.find(tmp_path, PatchData(pixel_size=3)).bands.pixel_size == 3
+    geotiff(first, all_bands(1), crs="EPSG:4326", size=1e-4)
+    assert "has coordinates in degrees; set patches.pixel_size" in refusal(tmp_path)
+    assert PatchFolder.find(tmp_path, PatchData(pixel_size=11)).bands.pixel_size == 11
+    geotiff(first, all_bands(1), crs="EPSG:2263")  # in feet
+    assert PatchFolder.find(tmp_path, PatchData()).bands.pixel_size == pytest.approx(3 * 0.3048, rel=1e-4)
+
+
+def test_wrong_units_of_patch_bands_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "images/1.tif"
+    geotiff(path, all_bands(1) | {"slope": np.full((SIDE, SIDE), 250.0)})
+    assert "slope has values from 250 to 250, expected 0 to 90 degree" in refusal(tmp_path, bands=["slope"])
+    assert "does not state the unit of its SAR bands" in refusal(tmp_path, bands=["vv_pre"])
+    assert "has no band vv_post; name its channel" in refusal(tmp_path, bands=["vv_post"])
+    assert "patches.bands has 'B04' for red, but its channels have numbers" in refusal(tmp_path, bands={"red": "B04"})
+    with rasterio.open(path, "r+") as raster:
+        raster.units = ("", "", "", "", "dB", "ft", "")
+    assert "elevation in 'ft'; convert it to metres" in refusal(tmp_path, bands=["elevation"])
+    stated = PatchFolder.find(tmp_path, PatchData(bands=["vv_pre"]))
+    np.testing.assert_allclose(stated.read(stated.pairs[0])[0][0], all_bands(1)["VV pre"], rtol=1e-5)
+    wrong = PatchFolder.find(tmp_path, PatchData(bands=["vv_pre"]), "power")
+    with pytest.raises(SourceError, match="states dB for vv_pre"):
+        wrong.read(wrong.pairs[0])
+
+
+def test_landslide4sense_channels_have_their_own_names(tmp_path: Path) -> None:
+    image = np.moveaxis(hdf5_pair(tmp_path, 1, 1), -1, 0).astype(np.float32)
+    places = {"images": "img", "masks": "mask"}
+
+    def read(**data: object) -> tuple[PatchFolder, np.ndarray]:
+        folder = PatchFolder.find(tmp_path, PatchData.model_validate(places | data))
+        return folder, folder.read(folder.pairs[0])[0]
+
+    np.testing.assert_array_equal(read()[1], image[[3, 2, 1]])
+    folder, values = read(bands=["nir", "slope_rescaled", "elevation_rescaled"])
+    np.testing.assert_array_equal(values, image[[7, 12, 13]])
+    assert folder.bands.units == ("1", "1", "1")
+    assert groups_of(folder.bands.names) == (Group.OPTICAL, Group.TERRAIN)
+    assert "name it slope_rescaled instead of slope" in refusal(tmp_path, **places, bands={"slope": 13})
+    assert "name it elevation_rescaled instead of elevation" in refusal(tmp_path, **places, bands={"elevation": 14})
+    assert "has no band slope" in refusal(tmp_path, **places, bands=["slope"])
+
+
+@pytest.mark.real
+def test_real_landslide4sense_channels_are_named(real_data: Path) -> None:
+    data = PatchData(images="image_*.h5", bands=["red", "swir2", "slope_rescaled"])
+    folder = PatchFolder.find(real_data / "landslide4sense_h5", data)
+    image, _ = folder.read(folder.pairs[0])
+    with h5py.File(folder.pairs[0].image) as file:
+        np.testing.assert_array_equal(image, np.moveaxis(file["img"][..., [3, 11, 12]], -1, 0).astype(np.float32))
+
+
+def test_records_of_older_patch_stacks_stay_current(tmp_path: Path) -> None:
+    png_pair(tmp_path / "data", "1", 1)
+    project = Project(tmp_path, params(patches={}))
+    record = build_patch_stack(project, "there")
+    assert record.settings is not None
+    assert record.settings["patches"].keys() == {"images", "masks", "index", "where", "bands", "pixel_size"}
+    assert "slope" not in record.settings
+    changed = project.params.model_copy(update={"stack": StackOptions(slope="horn")})
+    check_current_stack(Project(tmp_path, changed), "there")
+
+
+def test_patch_stack_with_terrain_depends_on_its_options(tmp_path: Path) -> None:
+    geotiff(tmp_path / "data/images/1.tif", all_bands(1))
+    area = {"patches": {"bands": ["red", "green", "blue", "elevation", "vv_pre"]}, "sar_unit": "db", "role": "transfer"}
+    project = Project(tmp_path, params(**area))
+    build_patch_stack(project, "there")
+    with rasterio.open(project.stack("there")) as stack:
+        assert stack.descriptions == ("red", "green", "blue", "elevation", "vv_pre", "slope", "curvature")
+        assert stack.units == ("DN", "DN", "DN", "m", "dB", "degree", "1/100m")
+        assert stack.tags()["TALUD_SLOPE"] == "zevenbergen_thorne"
+        assert stack.transform.a == 3
+    check_current_stack(project, "there")
+    changed = project.params.model_copy(update={"stack": StackOptions(slope="horn")})
+    with pytest.raises(StudyError, match=r"was made with slope zevenbergen_thorne, but params\.yaml states horn"):
+        check_current_stack(Project(tmp_path, changed), "there")

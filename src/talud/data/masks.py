@@ -15,10 +15,18 @@ from rasterio.io import DatasetReader
 from talud.data import sources
 from talud.errors import SourceError, TaludWarning
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
-from talud.raster import PATCH_TAG, Layout, alpha_bands, read_alpha_mask, read_validity, translate_read_errors
+from talud.raster import (
+    PARTS_TAG,
+    PATCH_TAG,
+    Layout,
+    alpha_bands,
+    read_alpha_mask,
+    read_validity,
+    translate_read_errors,
+)
 
 CLASS_COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
-_COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG)
+_COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG, PARTS_TAG)
 
 
 def mask_layout(stack_tags: Mapping[str, str]) -> Layout:

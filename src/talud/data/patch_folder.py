@@ -1,44 +1,40 @@
-"""Folders of square images and their masks.
+"""Folders of square patches and their masks.
 
-Images and masks are PNG, TIFF, or HDF5 in the layout of Landslide4Sense (keys `img`, rows × columns × channels, and
-`mask`). They are paired by name: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
+Images and masks are PNG, TIFF, HDF5 in the layout of Landslide4Sense, or NetCDF-4 in that of Sen12Landslides, whose
+files hold the mask too. They are paired by name: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pyogrio
 from numpy.typing import NDArray
-from rasterio.io import DatasetReader
-from rasterio.windows import Window
 
+from talud.bands import Group, band_named
 from talud.contract import Contract
-from talud.data import band_names, masks, sources
-from talud.data.band_names import BandDescriptions, BandNumbers
-from talud.errors import MismatchError, ParamsError, SourceError
+from talud.data import patch_bands, patch_cubes, patch_files, sources, stack_spec
+from talud.data.band_names import MissingBandError
+from talud.data.patch_bands import MIN_TERRAIN_SIDE, Channel, PatchBands
+from talud.data.patch_channels import number_bands
+from talud.data.patch_files import IMAGE_SUFFIXES, NETCDF_SUFFIXES, TIFF_SUFFIXES, Layout, PatchShape
+from talud.data.patch_index import cube_name, patch_name, select_patches
+from talud.data.patches import SPLIT_PARTS, SplitPart
+from talud.errors import MismatchError, ParamsError, SourceError, TaludWarning
 from talud.files import md5
 from talud.metrics import UNKNOWN
-from talud.params import PatchData
+from talud.params import PatchData, SarUnit, StackOptions
 from talud.text import counted, dimensions
-from talud.vector import open_vector
 
-if TYPE_CHECKING:
-    import h5py
-
-_HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
-IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5_SUFFIXES
-_TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 _COLOURS = ("red", "green", "blue")
 MAX_PATCH_SIDE = 2048  # side in pixels; a larger image should be an area of rasters
-_MAX_HDF5_BYTES = 1 << 29  # size of an uncompressed HDF5 image, which a file of a few kB may exceed
+_PIXEL_SIZE_TOLERANCE = 1e-3  # share by which the pixel sizes of patches may differ
+_OPTICAL_UNITS: Mapping[Layout, str] = {"image": "DN", "channels": "1", "variables": "reflectance"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,18 @@ class ImageMaskPair:
     """An image and its mask, which may be missing.
 
     Attributes:
-        name: common part of both names: the stem, without `image_`, `img_` or `mask_`.
+        name: common part of both names: the stem, without `image_`, `img_` or `mask_`, and without a sensor.
         image: path of the image.
-        mask: path of the mask; None if there is none.
+        mask: path of the mask, which is that of the image if it has the variable MASK; None if there is none.
+        sar: path of the file with SAR variables; None if there is none.
+        part: part of the split; None if the data set has no split.
     """
 
     name: str
     image: Path
     mask: Path | None
+    sar: Path | None = None
+    part: SplitPart | None = None
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,29 @@ class PatchFolder:
     """Patches of a folder, ordered by number.
 
     Attributes:
-        pairs: images and masks; at least one pair.
-        data: bands of the images' channels, and size of a pixel.
+        pairs: images and masks; at least one pair. Patches with a split are ordered by part first.
+        data: channels or variables of the bands that are read, and size of a pixel.
         side: side of a patch in pixels.
+        bands: bands of a patch, with those that are computed.
+        layout: layout of the files.
         index: path of the table that selects the patches, if there is one.
     """
 
     pairs: tuple[ImageMaskPair, ...]
     data: PatchData
     side: int
+    bands: PatchBands
+    layout: Layout
     index: Path | None = None
 
     @classmethod
-    def find(cls, folder: Path, data: PatchData) -> PatchFolder:
+    def find(
+        cls,
+        folder: Path,
+        data: PatchData,
+        sar_unit: SarUnit | None = None,
+        options: StackOptions | None = None,
+    ) -> PatchFolder:
         """Find and check the patches of a folder.
 
         All images must be squares of one size with all bands.
@@ -81,35 +91,26 @@ class PatchFolder:
         Args:
             folder: folder that contains images, masks and index.
             data: locations within the folder, filter of the index, and channel numbers of the bands.
+            sar_unit: unit of SAR bands. Default: that of the first image.
+            options: methods of slope and curvature, unit of the resulting SAR bands, and speckle filter.
 
         Raises:
             SourceError: A file is missing, cannot be read, or does not fit the others.
         """
         if not folder.is_dir():
             raise SourceError(f"{folder}: no such folder; put the patches there (dvc pull, if DVC tracks them)")
-        images = _files_by_name(folder, data.images)
-        if not images:
-            raise SourceError(f"{folder / data.images}: has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        masks = _files_by_name(folder, data.masks)
-        if masks and not masks.keys() & images.keys():
-            image, mask = next(iter(images.values())), next(iter(masks.values()))
-            raise SourceError(
-                f"{folder}: no mask has the name of an image ({image.name}, {mask.name}); pairs have names such as "
-                "image_12 and mask_12, or 12 and 12"
-            )
-        index = folder / data.index if data.index else None
-        names = _names_in_index(index, data.where, images) if index else sorted(images, key=_sort_key)
-        pairs = tuple(ImageMaskPair(name, images[name], masks.get(name)) for name in names)
-        data = _number_bands(pairs, data)
-        return cls(pairs, data, _common_side(pairs, data), index)
-
-    @property
-    def unit(self) -> str:
-        """Unit of the values: 1 or DN.
-
-        HDF5 files have ratios, images have digital numbers.
-        """
-        return "1" if self.pairs[0].image.suffix.lower() in _HDF5_SUFFIXES else "DN"
+        pairs = _find_pairs(folder, data)
+        layout = _common_layout(pairs)
+        stored = number_bands([pair.image for pair in pairs], pairs[0].sar, data, layout)
+        shape = _common_shape(pairs, stored, layout)
+        size = _pixel_size(pairs[0].image, data, shape)
+        unit = _sar_unit(pairs[0].image, stored, layout, sar_unit)
+        if "elevation" in stored and shape.height < MIN_TERRAIN_SIDE:
+            raise SourceError(f"{pairs[0].image}: has {shape.height} pixels a side, too few for the slope of a patch")
+        names = patch_bands.names_of_bands(data.bands)
+        bands = PatchBands(stored, names, _OPTICAL_UNITS[layout], unit, size, options or StackOptions())
+        data = data.model_copy(update={"bands": stored, "pixel_size": size})
+        return cls(pairs, data, shape.height, bands, layout, folder / data.index if data.index else None)
 
     @property
     def labelled_count(self) -> int:
@@ -117,34 +118,92 @@ class PatchFolder:
         return sum(pair.mask is not None for pair in self.pairs)
 
     @property
+    def part_counts(self) -> tuple[int, ...] | None:
+        """Number of patches in each part, None without a split."""
+        if self.pairs[0].part is None:
+            return None
+        return tuple(sum(pair.part == part for pair in self.pairs) for part in SPLIT_PARTS)
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """MD5s of images, masks and index."""
         found = {"images": _digest(pair.image for pair in self.pairs)}
-        if self.labelled_count:
-            found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
+        separate = [pair.mask for pair in self.pairs if pair.mask and pair.mask != pair.image]
+        if separate:
+            found["masks"] = _digest(separate)
+        if self.pairs[0].sar:
+            found["sar"] = _digest(pair.sar for pair in self.pairs if pair.sar)
         return found | ({"index": md5(self.index)} if self.index else {})
 
     @property
     def files(self) -> list[Path]:
         """Paths of images, masks and index."""
-        found = [path for pair in self.pairs for path in (pair.image, pair.mask) if path]
-        return found + ([self.index] if self.index else [])
+        found = dict.fromkeys(path for pair in self.pairs for path in (pair.image, pair.mask, pair.sar) if path)
+        return [*found, *([self.index] if self.index else [])]
 
     def read(self, pair: ImageMaskPair) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read a patch and its mask.
 
         Returns:
-            The bands in the order of `data.bands`, float32 (bands, side, side), NaN where any of them is invalid; and
-                the mask, uint8 (side, side): 1 landslide, 0 background, 255 unknown. Without a mask file all pixels are
-                unknown.
+            The bands in the order of `bands.names`, float32 (bands, side, side), NaN where any band of their group is
+                invalid; and the mask, uint8 (side, side): 1 landslide, 0 background, 255 unknown. Without a mask all
+                pixels are unknown.
 
         Raises:
             SourceError: A file cannot be read or has another size, or the mask is not a mask.
         """
-        image = _read_image(pair.image, list(self.data.bands.values()), self.side)
-        if pair.mask is None:
-            return image, np.full((self.side, self.side), UNKNOWN, np.uint8)
-        return image, _read_mask(pair.mask, self.side)
+        if self.layout == "variables":
+            variables = {name: str(variable) for name, variable in self.bands.stored.items()}
+            values = patch_cubes.read_bands(pair.image, pair.sar, variables)
+        else:
+            channels = {name: int(channel) for name, channel in self.bands.stored.items()}
+            values = patch_files.read_channels(pair.image, channels, self.bands.sar_unit)
+        _check_side(pair.image, values.shape[1:], self.side)
+        return self.bands.compute(values, pair.image), self._read_mask(pair)
+
+    def _read_mask(self, pair: ImageMaskPair) -> NDArray[np.uint8]:
+        classes = None
+        if pair.mask is not None:
+            same = self.layout == "variables" and pair.mask == pair.image
+            classes = patch_cubes.read_mask(pair.mask) if same else patch_files.read_mask(pair.mask)
+        if classes is None:
+            return np.full((self.side, self.side), UNKNOWN, np.uint8)
+        _check_side(pair.mask or pair.image, classes.shape, self.side)
+        return classes
+
+
+def _find_pairs(folder: Path, data: PatchData) -> tuple[ImageMaskPair, ...]:
+    """Find images and masks, and the SAR files of the same patches."""
+    images = _files_by_name(folder, data.images)
+    if not images:
+        raise SourceError(f"{folder / data.images}: has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    masks = _files_by_name(folder, data.masks)
+    if masks and not masks.keys() & images.keys():
+        image, mask = next(iter(images.values())), next(iter(masks.values()))
+        raise SourceError(
+            f"{folder}: no mask has the name of an image ({image.name}, {mask.name}); pairs have names such as "
+            "image_12 and mask_12, or 12 and 12"
+        )
+    index = folder / data.index if data.index else None
+    chosen = select_patches(index, data, images.keys())
+    sar = _files_by_name(folder, data.sar) if data.sar else {}
+    without = [name for name in chosen if name not in sar] if data.sar else []
+    if without:
+        raise SourceError(
+            f"{folder}: {len(without)} of {len(chosen)} patches have no file in {data.sar}, such as {without[0]}; list "
+            "the patches that have both in index (splits_aligned.json, for Sen12Landslides)"
+        )
+    return tuple(
+        ImageMaskPair(name, images[name], _mask_of(images[name], masks.get(name)), sar.get(name), part)
+        for name, part in chosen.items()
+    )
+
+
+def _mask_of(image: Path, mask: Path | None) -> Path | None:
+    """Return the path of a mask, which may be a variable of the image."""
+    if mask is None and image.suffix.lower() in NETCDF_SUFFIXES | patch_files.HDF5_SUFFIXES:
+        return image if patch_cubes.has_variable(image, patch_cubes.MASK) else None
+    return mask
 
 
 def _files_by_name(folder: Path, place: str) -> dict[str, Path]:
@@ -157,36 +216,11 @@ def _files_by_name(folder: Path, place: str) -> dict[str, Path]:
     for path in paths:
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
-        twin = found.setdefault(_patch_name(path.stem), path)
+        name = cube_name(path.stem) if path.suffix.lower() in NETCDF_SUFFIXES else patch_name(path.stem)
+        twin = found.setdefault(name, path)
         if twin != path:
-            raise SourceError(f"{path} and {twin}: both are named as patch {_patch_name(path.stem)}; keep one")
+            raise SourceError(f"{path} and {twin}: both are named as patch {name}; keep one")
     return found
-
-
-def _patch_name(stem: str) -> str:
-    return re.sub(r"^(image|img|mask)[_-]?(?=.)", "", stem, flags=re.IGNORECASE)
-
-
-def _sort_key(name: str) -> tuple[list[str | int], str]:
-    """Return a sort key with 9 before 10."""
-    parts: list[str | int] = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
-    return parts, name
-
-
-def _names_in_index(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
-    """Return the patch names in a table's selected rows."""
-    clause = f" with the filter {where!r}" if where else ""
-    with open_vector(index, f" as a table{clause}") as whole:
-        table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
-    if not table.shape[1]:
-        raise SourceError(f"{index}: has no column; the first one must contain the names of the patches")
-    names = list(dict.fromkeys(_patch_name(str(stem)) for stem in table.iloc[:, 0]))
-    if not names:
-        raise SourceError(f"{index}: no row fits {where!r}" if where else f"{index}: has no row")
-    for name in names:
-        if name not in images:
-            raise SourceError(f"{index}: names patch '{name[:80]}', which is not among the {len(images)} images")
-    return sorted(names, key=_sort_key)
 
 
 def _digest(paths: Iterable[Path]) -> str:
@@ -196,93 +230,97 @@ def _digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchData:
-    """Set channel numbers of bands by description.
-
-    Numbers that the user gives are kept.
-
-    Raises:
-        SourceError: The images do not describe their bands, or in different ways.
-    """
+def _common_layout(pairs: Sequence[ImageMaskPair]) -> Layout:
+    """Return the layout of all images, from the first one."""
     first = pairs[0].image
-    if "bands" in data.model_fields_set or first.suffix.lower() in _HDF5_SUFFIXES:
-        return data
-    taken: dict[tuple[str, ...], BandNumbers] = {}
+    layout = patch_files.layout_of(first)
+    hdf5 = patch_files.HDF5_SUFFIXES | NETCDF_SUFFIXES
     for pair in pairs:
-        if pair.image.suffix.lower() in _HDF5_SUFFIXES:
-            continue  # `_common_side` raises an error
-        with sources.open_source(pair.image) as dataset:
-            file = BandDescriptions.of(dataset)
-        if file.descriptions not in taken:
-            taken[file.descriptions] = band_names.find_optical_bands(
-                file, tuple(data.bands), data.bands, "patches.bands"
-            )
-        if taken[file.descriptions].numbers != next(iter(taken.values())).numbers:
-            raise SourceError(
-                f"{pair.image}: describes its bands as {file.summary}, in another order than {first.name}; "
-                "write all images in one order"
-            )
-    return data.model_copy(update={"bands": dict(next(iter(taken.values())).numbers)})
-
-
-def _common_side(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> int:
-    """Return the side of all images after comparing them."""
-    first, side = pairs[0].image, 0
-    for pair in pairs:
-        if (pair.image.suffix.lower() in _HDF5_SUFFIXES) != (first.suffix.lower() in _HDF5_SUFFIXES):
+        if (pair.image.suffix.lower() in hdf5) != (first.suffix.lower() in hdf5):
             raise SourceError(f"{pair.image} and {first.name}: HDF5 and images have different scales; keep one")
-        height, width, channels = _image_shape(pair.image)
-        if height != width or not 0 < height <= MAX_PATCH_SIDE:
+    return layout
+
+
+def _common_shape(pairs: tuple[ImageMaskPair, ...], bands: Mapping[str, Channel], layout: Layout) -> PatchShape:
+    """Return the shape of all images after comparing them."""
+    first: PatchShape | None = None
+    undated = []
+    variables = {name: str(variable) for name, variable in bands.items()}
+    for pair in pairs:
+        if layout == "variables":
+            shape, dated = patch_cubes.check_cube(pair.image, pair.sar, variables)
+            undated += [] if dated else [pair.name]
+        else:
+            shape = patch_files.shape_of(pair.image)
+        if shape.height != shape.width or not 0 < shape.height <= MAX_PATCH_SIDE:
             raise SourceError(
-                f"{pair.image}: has {dimensions(width, height)}; a patch is a square of at most {MAX_PATCH_SIDE}"
+                f"{pair.image}: has {dimensions(shape.width, shape.height)}; a patch is a square of at most "
+                f"{MAX_PATCH_SIDE}"
             )
-        side = side or height
-        if height != side:
-            raise SourceError(f"{pair.image}: has {height} pixels a side, but {first.name} has {side}; all need one")
-        for band, channel in data.bands.items():
-            if channel > channels:
+        first = first or shape
+        _compare(pair.image, shape, pairs[0].image, first)
+        for band, channel in bands.items():
+            if isinstance(channel, int) and channel > shape.channels:
                 raise SourceError(
-                    f"{pair.image}: has {counted(channels, 'channel')}, but {band} has the number {channel}"
+                    f"{pair.image}: has {counted(shape.channels, 'channel')}, but {band} has the number {channel}"
                 )
-    return side
+    if undated:
+        warnings.warn(
+            f"{counted(len(undated), 'patch', 'patches')} of {len(pairs)} ({', '.join(undated[:5])}) lack an image "
+            "before or after the event, or its date, so their bands of that time are missing",
+            TaludWarning,
+            stacklevel=2,
+        )
+    assert first is not None
+    return first
 
 
-def _image_shape(path: Path) -> tuple[int, int, int]:
-    """Return rows, columns and channels of an image."""
-    if path.suffix.lower() in _HDF5_SUFFIXES:
-        with _open_hdf5(path, "img", 3) as values:
-            height, width, channels = values.shape
-            return int(height), int(width), int(channels)
-    with sources.open_source(path) as dataset:
-        return dataset.height, dataset.width, dataset.count
+def _compare(image: Path, shape: PatchShape, first_image: Path, first: PatchShape) -> None:
+    if shape.height != first.height:
+        raise SourceError(
+            f"{image}: has {shape.height} pixels a side, but {first_image.name} has {first.height}; all need one"
+        )
+    sizes = [one.pixel_size or 0.0 for one in (shape, first)]
+    if abs(sizes[0] - sizes[1]) > _PIXEL_SIZE_TOLERANCE * max(sizes):
+        found, expected = (f"pixels of {size:g} m" if size else "no projected CRS" for size in sizes)
+        raise SourceError(
+            f"{image}: has {found}, but {first_image.name} has {expected}; resample the patches to one pixel size, or "
+            "make areas of those that agree"
+        )
 
 
-def _read_image(path: Path, channels: list[int], side: int) -> NDArray[np.float32]:
-    if path.suffix.lower() in _HDF5_SUFFIXES:
-        # Values outside the range of float32 are invalid.
-        with _open_hdf5(path, "img", 3) as values, np.errstate(over="ignore", invalid="ignore"):
-            pixels = np.stack([np.asarray(values[..., channel - 1], np.float32) for channel in channels])
-    else:
-        with sources.open_source(path) as dataset:
-            pixels = sources.read_values(dataset, channels, _full_window(dataset)).astype(np.float32)
-    _check_side(path, pixels.shape[1:], side)
-    pixels[:, ~np.isfinite(pixels).all(axis=0)] = np.nan
-    return pixels
+def _pixel_size(image: Path, data: PatchData, shape: PatchShape) -> float:
+    """Return the pixel size in metres, of the files or given."""
+    given = "pixel_size" in data.model_fields_set
+    if shape.geographic and not given:
+        raise SourceError(
+            f"{image}: has coordinates in degrees; set patches.pixel_size, in metres, or warp the patches to a "
+            "metric CRS"
+        )
+    if shape.pixel_size is None:
+        return data.pixel_size
+    if given and abs(data.pixel_size - shape.pixel_size) > _PIXEL_SIZE_TOLERANCE * shape.pixel_size:
+        raise SourceError(
+            f"{image}: has pixels of {shape.pixel_size:g} m, but pixel_size is {data.pixel_size:g}; leave it out, or "
+            "resample the patches"
+        )
+    return data.pixel_size if given else shape.pixel_size
 
 
-def _read_mask(path: Path, side: int) -> NDArray[np.uint8]:
-    if path.suffix.lower() in _HDF5_SUFFIXES:
-        with _open_hdf5(path, "mask", 2) as dataset:
-            values = np.asarray(dataset[...], np.float64)
-        classes = masks.classify_values(path, values, np.isfinite(values))
-    else:
-        classes = masks.read_classes(path)
-    _check_side(path, classes.shape, side)
-    return classes
-
-
-def _full_window(dataset: DatasetReader) -> Window:
-    return Window(0, 0, dataset.width, dataset.height)
+def _sar_unit(image: Path, bands: Mapping[str, Channel], layout: Layout, given: SarUnit | None) -> SarUnit | None:
+    """Return the unit of the SAR bands, None if there are none."""
+    if not any(band_named(name).group is Group.SAR for name in bands):
+        return None
+    stated = None
+    if layout != "variables":
+        stated = patch_files.stated_sar_unit(image, {name: int(channel) for name, channel in bands.items()})
+    unit = given or stated
+    if unit is None:
+        raise SourceError(
+            f"{image}: does not state the unit of its SAR bands; set sar_unit of the area in params.yaml to amplitude, "
+            "power or db"
+        )
+    return unit
 
 
 def _check_side(path: Path, shape: tuple[int, ...], side: int) -> None:
@@ -290,35 +328,10 @@ def _check_side(path: Path, shape: tuple[int, ...], side: int) -> None:
         raise SourceError(f"{path}: has {dimensions(shape[1], shape[0])}, but the patches have {side} × {side} pixels")
 
 
-@contextmanager
-def _open_hdf5(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
-    """Open a numeric data set of an HDF5 file.
-
-    Raises:
-        SourceError: The file cannot be read, or has no such data set.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise SourceError(f"{path}: HDF5 is read by h5py, which is not installed; pip install h5py") from error
-    try:
-        with h5py.File(path, "r") as file:
-            values = file.get(key)
-            if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(values, h5py.Dataset):
-                raise SourceError(f"{path}: has no data under '{key}'; it has: {', '.join(file)[:200] or 'nothing'}")
-            if values.dtype.kind not in "biuf" or values.ndim != dimensions:
-                raise SourceError(f"{path}: '{key}' must be an array of numbers with {dimensions} dimensions")
-            if values.external or values.is_virtual:
-                raise SourceError(f"{path}: the data under '{key}' are in another file; copy them into this one")
-            if values.nbytes > _MAX_HDF5_BYTES:
-                raise SourceError(f"{path}: '{key}' has {' × '.join(map(str, values.shape))} values, more than a patch")
-            yield values
-    except (OSError, RuntimeError, KeyError, ValueError, UnicodeError) as error:
-        raise SourceError(f"{path}: cannot be read as HDF5: {' '.join(str(error).split())}") from error
-
-
 def find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
     """Find patches with their bands in contract order.
+
+    SAR bands are taken to have the unit that the contract states.
 
     Args:
         folder: folder with images and masks.
@@ -333,21 +346,29 @@ def find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | No
     for name, number in (bands or {}).items():
         if number < 1:
             raise ParamsError(f"band {name} has channel number {number}, but channels are numbered from 1")
+    expected = contract.input.band_names
+    found: Mapping[str, int | None]
     if bands is None:
-        first = PatchFolder.find(folder, _patch_data({contract.input.band_names[0]: 1})).pairs[0].image
-        bands = _image_bands(first)
-    missing = [name for name in contract.input.band_names if name not in bands]
+        first = next(iter(_files_by_name(folder, PatchData().images).values()), None)
+        named = first is None or patch_files.layout_of(first) == "variables"
+        found = dict.fromkeys(expected) if named or first is None else _image_bands(first)
+    else:
+        found = bands
+    computed = {"slope", "curvature"} if "elevation" in found else set()
+    missing = [name for name in expected if name not in found and name not in computed]
     if missing:
         raise MismatchError(
-            f"{folder}: has no band {', '.join(missing)}; it has {', '.join(bands)}, the model expects "
-            f"{', '.join(contract.input.band_names)}; name the channels, for example --bands red=1,green=2,blue=3"
+            f"{folder}: has no band {', '.join(missing)}; it has {', '.join(found)}, the model expects "
+            f"{', '.join(expected)}; name the channels, for example --bands red=1,green=2,blue=3"
         )
-    return PatchFolder.find(folder, _patch_data({name: bands[name] for name in contract.input.band_names}))
-
-
-def _patch_data(bands: Mapping[str, int]) -> PatchData:
-    """Return unchecked patch options for some bands."""
-    return PatchData.model_construct(bands=dict(bands))
+    wanted = {name: found[name] for name in found if name in expected or (name == "elevation" and computed)}
+    data = PatchData.model_construct(bands=wanted, pixel_size=contract.input.pixel_size)
+    options = stack_spec.stack_options(contract)
+    try:
+        patches = PatchFolder.find(folder, data, options.sar_unit, options)
+    except MissingBandError as error:
+        raise MismatchError(f"{error}; the model expects {', '.join(expected)}") from error
+    return dataclasses.replace(patches, bands=dataclasses.replace(patches.bands, names=expected))
 
 
 def _image_bands(image: Path) -> dict[str, int]:
@@ -355,12 +376,12 @@ def _image_bands(image: Path) -> dict[str, int]:
 
     Three channels without names are red, green and blue.
     """
-    if image.suffix.lower() not in _TIFF_SUFFIXES | {".png"}:
+    if patch_files.layout_of(image) == "channels":
         raise MismatchError(f"{image}: has no channel names; give them, for example --bands red=4,green=3,blue=2")
     with sources.open_source(image) as dataset:
         named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
         count = sources.count_bands_without_alpha(dataset)
-    if named and image.suffix.lower() in _TIFF_SUFFIXES:
+    if named and image.suffix.lower() in TIFF_SUFFIXES:
         return named
     if count != len(_COLOURS):
         raise MismatchError(

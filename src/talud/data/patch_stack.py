@@ -32,7 +32,7 @@ from talud.params import Area
 from talud.process import stderr_suppressed
 from talud.progress import Progress
 from talud.project import Project
-from talud.raster import PATCH_TAG, SOURCE_RESOLUTION_TAG, Layout, write_cog
+from talud.raster import PARTS_TAG, PATCH_TAG, SOURCE_RESOLUTION_TAG, Layout, write_cog
 
 # A local CRS, since the patches have no known location.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
@@ -65,12 +65,12 @@ class _Cells:
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands."""
-        return tuple(self.folder.data.bands)
+        return self.folder.bands.names
 
     @property
     def units(self) -> tuple[str, ...]:
         """Unit of each band."""
-        return (self.folder.unit,) * len(self.bands)
+        return self.folder.bands.units
 
     def read(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read bands and mask of a cell; a cell without a patch is invalid and unknown."""
@@ -102,7 +102,8 @@ def build_patch_stack(project: Project, area: str, progress: Progress | None = N
     """
     described = project.params.area(area)
     assert described.patches is not None
-    folder = PatchFolder.find(project.folder(described), described.patches)
+    options = project.params.stack
+    folder = PatchFolder.find(project.folder(described), described.patches, described.sar_unit, options)
     _check_band_sets(project, area, folder)
     fingerprints = folder.fingerprints
     resampling = PatchResampling.of(folder.side, folder.data.pixel_size, project.params.stack)
@@ -122,7 +123,7 @@ def build_patch_stack(project: Project, area: str, progress: Progress | None = N
         if known:
             check_both_classes(known, f"the masks of area '{area}'", described.role)
         landslides = known.landslide if known else None
-        settings = stack_settings(described, project.params.stack)
+        settings = stack_settings(described, options, processed=bool(folder.bands.processing_tags))
         made = _record(area, described, cells, fingerprints, (md5(stack), md5(mask)), landslides, settings)
         made.write(record)
     return made
@@ -143,23 +144,27 @@ def _check_band_sets(project: Project, area: str, folder: PatchFolder) -> None:
     """Check that patches have all bands."""
     for band_set, bands in project.params.band_sets.items():
         for name in bands:
-            if name not in folder.data.bands:
+            if name not in folder.bands.names:
                 raise SourceError(
-                    f"area '{area}' consists of patches with {', '.join(folder.data.bands)}, but band set '{band_set}' "
-                    f"needs {name}; add its channel to patches.bands, or remove it from the set"
+                    f"area '{area}' consists of patches with {', '.join(folder.bands.names)}, but band set "
+                    f"'{band_set}' needs {name}; add its channel to patches.bands, or remove it from the set"
                 )
 
 
 def _tags(name: str, area: Area, cells: _Cells) -> dict[str, str]:
-    data = cells.folder.data
+    data, parts = cells.folder.data, cells.folder.part_counts
     tags = {
         "TALUD_AREA": name,
         "TALUD_EVENT": area.event,
         "TALUD_ACQUIRED_OPTICAL": area.acquired.optical,
+        "TALUD_ACQUIRED_SAR_PRE": area.acquired.sar_pre,
+        "TALUD_ACQUIRED_SAR_POST": area.acquired.sar_post,
         "TALUD_RESOLUTION": f"{cells.pixel_size:.10g}",
         SOURCE_RESOLUTION_TAG: f"{data.pixel_size:.10g}" if cells.resampling else None,
         PATCH_TAG: cells.side,
+        PARTS_TAG: " ".join(map(str, parts)) if parts else None,
         BANDS_TAG_PREFIX + "IMAGES": ", ".join(f"{band} {number}" for band, number in data.bands.items()),
+        **cells.folder.bands.processing_tags,
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 

@@ -22,7 +22,7 @@ from talud.errors import StudyError
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import SplitOptions
-from talud.raster import open_raster, patch_side
+from talud.raster import open_raster, patch_parts, patch_side
 
 SplitPart = Literal["training", "validation", "test"]
 SPLIT_PARTS: tuple[SplitPart, ...] = ("training", "validation", "test")
@@ -72,8 +72,9 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
 
     The result depends only on mask, options and seed. The blocks of rasters are sorted by landslide share and assigned
     in that order, so that each part gets its share of blocks with many landslides, with few, and with none. The blocks
-    of a patch stack are its patches; patches with consecutive numbers may overlap on the ground, so the first ones are
-    for training, the next for validation, the last for test.
+    of a patch stack are its patches. They have the parts of the data set's own split, if the stack states it.
+    Otherwise, since patches with consecutive numbers may overlap on the ground, the first ones are for training, the
+    next for validation, the last for test.
 
     Blocks without a known pixel, or too small for a patch at the raster's edge, belong to no part; in a patch stack,
     smaller blocks are padded.
@@ -223,27 +224,36 @@ def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], lis
 
 
 def _split_in_order(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
-    """Split blocks by their order.
+    """Split patches by their order in the stack.
 
     The first are for training, the next for validation, the last for test.
     """
+    with open_raster(mask) as dataset:
+        given = patch_parts(dataset)
+        side = block_side(dataset, options)
+        columns = dataset.width // side
     number = len(windows)
-    ends = {
-        "training": round(number * (1 - options.validation - options.test)),
-        "validation": round(number * (1 - options.test)),
-        "test": number,
-    }
-    blocks = []
-    for index, (window, count) in enumerate(zip(windows, counts, strict=True)):
-        part = next(part for part in SPLIT_PARTS if index < ends[part])
-        blocks.append(Block(window, part, count))
+    if given is None:
+        places: Sequence[int] = range(number)
+        lengths = [round(number * (1 - options.validation - options.test)), round(number * (1 - options.test)), number]
+        advice = (
+            f"of {number} patches with known pixels the last {options.test:.0%} are for test, those before for "
+            f"validation (split.validation, {options.validation:.0%}); change these shares, or add patches"
+        )
+    else:
+        places = [int(window.row_off) // side * columns + int(window.col_off) // side for window in windows]
+        lengths = np.cumsum(given).tolist()
+        if max(places, default=0) >= lengths[-1]:
+            raise StudyError(f"{mask}: has more patches than its split; run talud stack (or dvc repro) again")
+        advice = "change the split of its index, or leave split out of patches in params.yaml"
+    ends = dict(zip(SPLIT_PARTS, lengths, strict=True))
+    blocks = [
+        Block(window, next(part for part in SPLIT_PARTS if place < ends[part]), count)
+        for window, place, count in zip(windows, places, counts, strict=True)
+    ]
     for part in SPLIT_PARTS:
         if not any(block.landslide_pixels for block in blocks if block.part == part):
-            raise StudyError(
-                f"{mask}: none of the patches for {part} contains a landslide; of {number} patches with known pixels "
-                f"the last {options.test:.0%} are for test, those before for validation (split.validation, "
-                f"{options.validation:.0%}); change these shares, or add patches"
-            )
+            raise StudyError(f"{mask}: none of the patches for {part} contains a landslide; {advice}")
     return tuple(blocks)
 
 

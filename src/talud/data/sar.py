@@ -144,21 +144,34 @@ def _scene_unit(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit |
         np.array([numbers[index - 1] for index in indexes])[:, None, None]
         for numbers in (dataset.scales, dataset.offsets)
     )
-    values = sources.read_sample(dataset, indexes) * scales + offsets
+    check_unit(sources.read_sample(dataset, indexes) * scales + offsets, unit, dataset.name)
+    return unit
+
+
+def check_unit(values: Backscatter, unit: SarUnit, name: str | Path) -> None:
+    """Check that backscatter can be in a unit.
+
+    Args:
+        values: backscatter, NaN where invalid.
+        unit: unit that the user or the file states.
+        name: name of the file, for errors.
+
+    Raises:
+        SourceError: Power or amplitude is often negative, or dB never.
+    """
     values = values[np.isfinite(values) & (values != 0) & (values > _MIN_DB)]
     negative = np.count_nonzero(values < 0) / max(len(values), 1)
     if unit != "db" and negative > _MAX_NEGATIVE_SHARE:
         raise SourceError(
-            f"{dataset.name}: {negative:.0%} of its values are negative, which {UNIT_NAMES[unit]} cannot be; they look "
+            f"{name}: {negative:.0%} of its values are negative, which {UNIT_NAMES[unit]} cannot be; they look "
             "like dB: set sar_unit (--sar-unit) to db"
         )
     if unit == "db" and len(values) and not negative:
         low, high = np.percentile(values, (1, 99))
         raise SourceError(
-            f"{dataset.name}: has values from {low:.3g} to {high:.3g} and none below 0, which backscatter in dB "
+            f"{name}: has values from {low:.3g} to {high:.3g} and none below 0, which backscatter in dB "
             "cannot be; they look like amplitude or power: set sar_unit (--sar-unit), and correct the file's unit"
         )
-    return unit
 
 
 def sar_layer(

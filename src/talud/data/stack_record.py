@@ -12,7 +12,7 @@ from typing import Any
 
 from talud.contract import Contract
 from talud.errors import StudyError
-from talud.params import Area, Source, StackOptions
+from talud.params import Area, PatchData, Source, StackOptions
 from talud.project import Project, find_root
 from talud.raster import open_raster
 
@@ -28,6 +28,8 @@ _OPTION_TAGS = {
 }
 # Key of the settings of resampled patches: pixel size in metres and rule of the mask.
 _RESAMPLED = "patches resampled to"
+_PATCH_OPTIONS = {"slope", "curvature", "lee_window"}
+_PATCH_SAR_UNIT = "stack.sar_unit"
 _LABEL_SOURCES = ("inventory", "boundary", "masks")
 
 
@@ -116,19 +118,32 @@ def hash_data_version(digests: Sequence[str]) -> str:
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
 
 
-def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
+def stack_settings(area: Area, options: StackOptions, *, processed: bool = True) -> dict[str, Any]:
     """Return the settings that determine a stack.
 
     The settings come from params.yaml and are returned as JSON values.
 
     They are those of the area and, for a stack of rasters, the stack options. For patches that are resampled, they
     include the pixel size of the stack.
+
+    Args:
+        area: the area.
+        options: the stack options.
+        processed: false for patches without terrain and SAR, which do not depend on the options of these bands.
     """
     stated = area.model_dump(mode="json", exclude={"resolution"})
-    if area.patches:  # other stack options do not apply to patches
-        resampled = options.resamples(area.patches.pixel_size)
-        return stated | ({_RESAMPLED: [options.resolution, options.inventory_rule]} if resampled else {})
+    if area.patches:
+        if options.resamples(area.patches.pixel_size) or _has_unknown_size(area.patches, options):
+            stated |= {_RESAMPLED: [options.resolution, options.inventory_rule]}
+        if processed:  # sar_unit of the area is that of its files
+            stated |= options.model_dump(mode="json", include=_PATCH_OPTIONS) | {_PATCH_SAR_UNIT: options.sar_unit}
+        return stated
     return stated | options.for_area(area).model_dump(mode="json", exclude={"overlap", "pixel_sizes"})
+
+
+def _has_unknown_size(patches: PatchData, options: StackOptions) -> bool:
+    """Return true if patches are resampled, unless their files have the pixel size of the stack."""
+    return options.pixel_sizes == "resample" and "pixel_size" not in patches.model_fields_set
 
 
 def check_current_stack(project: Project, area: str) -> Path:

@@ -92,7 +92,7 @@ def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path],
         for source, path in used.items()
         if source in _NUMBERED_SOURCES
     }
-    spec = StackSpec(name, area, used, _stack_options(contract), _with_occlusions(names, files), taken)
+    spec = StackSpec(name, area, used, stack_options(contract), _with_occlusions(names, files), taken)
     _check_bands_available(spec, f"the model '{contract.origin.name}'")
     return spec
 
@@ -219,7 +219,12 @@ def _check_bands_available(spec: StackSpec, needs: str) -> None:
             )
 
 
-def _stack_options(contract: Contract) -> StackOptions:
+def stack_options(contract: Contract) -> StackOptions:
+    """Return the options with which a model's stacks are made.
+
+    Raises:
+        ModelError: The contract states an option that does not exist.
+    """
     # The origin of the grid, and the rules on overlaps and pixel sizes, apply to the model's own project only.
     known = StackOptions.model_fields.keys() - {"origin", "overlap", "pixel_sizes"}
     stated = {key: value for key, value in contract.input.stack.items() if key in known}

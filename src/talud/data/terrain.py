@@ -138,6 +138,28 @@ def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -
     return bounded
 
 
+def patch_terrain(elevation: Elevation, pixel_size: float, slope_method: SlopeMethod, kind: CurvatureKind) -> Elevation:
+    """Compute slope and curvature of a patch, (2, height, width).
+
+    A patch has no surroundings, so elevation is continued by one pixel on each side with the parabola through the three
+    pixels at the border. Derivatives at the border are thus one-sided, and exact on any surface of second degree.
+    Pixels next to an invalid one are NaN.
+
+    Args:
+        elevation: (height, width) in metres, NaN where invalid, with at least 3 pixels a side, north up.
+        pixel_size: side of a pixel in metres.
+        slope_method: method of the slope's derivatives.
+        kind: kind of curvature.
+    """
+    for _ in range(2):
+        first = 3 * (elevation[:1] - elevation[1:2]) + elevation[2:3]
+        last = 3 * (elevation[-1:] - elevation[-2:-1]) + elevation[-3:-2]
+        elevation = np.concatenate([first, elevation, last]).T
+    return np.stack(
+        [slope(elevation, pixel_size, pixel_size, slope_method), curvature(elevation, pixel_size, pixel_size, kind)]
+    )
+
+
 def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind: CurvatureKind) -> SourceLayer:
     """Return the layer of elevation, slope and curvature.
 
@@ -153,7 +175,7 @@ def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMetho
             f"{dataset.name}: has {counted(count, 'band')}, but a DTM has one, elevation; "
             "extract it with gdal_translate -b"
         )
-    if (dataset.units[0] or "m").lower() not in {"m", "metre", "metres", "meter", "meters"}:
+    if not is_metre(dataset.units[0]):
         raise SourceError(f"{dataset.name}: elevation in '{dataset.units[0]}'; convert it to metres")
     grid, elevation = _metric_elevation(dataset, target)
     dx, dy = grid.transform.a, -grid.transform.e
@@ -169,15 +191,27 @@ def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMetho
     return SourceLayer(Path(dataset.name), grid, names, units, read)
 
 
+def mask_elevation(metres: Elevation) -> Elevation:
+    """Set elevations that do not occur on Earth to NaN.
+
+    They are undeclared nodata values, such as -32768.
+    """
+    plausible = (metres >= _ELEVATION.lowest) & (metres <= _ELEVATION.highest)
+    return np.where(plausible, metres, np.nan)
+
+
+def is_metre(unit: str | None) -> bool:
+    """Return true if a unit is metres, or not stated."""
+    return (unit or "m").lower() in {"m", "metre", "metres", "meter", "meters"}
+
+
 def _metric_elevation(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
     """Return a metric grid and a reader of elevation."""
     own = Grid.of(dataset)
 
     def measured(window: Window) -> Elevation:
         z = sources.read_values(dataset, (1,), window)
-        # Undeclared nodata values, such as -32768, are outside the range of elevations on Earth.
-        z[(z < _ELEVATION.lowest) | (z > _ELEVATION.highest)] = np.nan
-        return z
+        return mask_elevation(z)
 
     if warping.has_true_scale(own.crs, *warping.centre(target)):
         return own, lambda window: measured(window)[0]

@@ -8,7 +8,15 @@ from datetime import date
 from typing import Annotated, Literal, Self
 
 from annotated_types import Len
-from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from talud.bands import Group, band_named
 from talud.errors import ParamsError
@@ -26,7 +34,6 @@ _RASTER_KEYS = (
     "optical_scale",
     "optical_offset",
     "sar_bands",
-    "sar_unit",
     "crs",
     "bounds",
     "resolution",
@@ -47,24 +54,61 @@ class PatchData(Frozen):
 
     images: str = Field("images", description="subfolder of the area's folder, or a pattern such as img/image_*.h5")
     masks: str = Field(
-        "masks", description="the same for masks; image_12.h5 is paired with mask_12.h5, 12.png with 12.png"
+        "masks",
+        description="the same for masks; image_12.h5 is paired with mask_12.h5, 12.png with 12.png; not used for files "
+        "with a variable MASK",
     )
-    index: str | None = Field(None, description="CSV table whose first column lists the patches to use; default: all")
+    sar: str | None = Field(None, description="the same for files with the variables VV and VH of the same patches")
+    index: str | None = Field(
+        None,
+        description="table whose first column lists the patches to use, or splits.json with the patches of train, val "
+        "and test; default: all",
+    )
     where: str | None = Field(None, description="filter of the rows of the table, as an OGR SQL WHERE clause")
-    bands: Annotated[dict[str, Annotated[int, Field(ge=1)]], Len(1)] = Field(
-        {"red": 1, "green": 2, "blue": 3}, description="band name → channel number in an image, from 1"
+    split: str | None = Field(
+        None,
+        description="column of the table with the part of each patch: train, val or test; default: by patch number, "
+        "unless index is splits.json",
     )
-    pixel_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="pixel size in metres")
+    bands: Annotated[dict[str, Annotated[int, Field(ge=1)] | str | None], Len(1)] = Field(
+        {"red": 1, "green": 2, "blue": 3},
+        description="band name → channel number in an image, from 1, or name of a variable; or a list of bands "
+        "that the files name; slope and curvature are computed from elevation, which is in metres",
+    )
+    pixel_size: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="pixel size in metres; default: that of the files, else 10"
+    )
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _listed_bands_are_named_by_the_files(cls, bands: object) -> object:
+        if isinstance(bands, (list, tuple)) and all(isinstance(name, str) for name in bands):
+            twice = next((name for place, name in enumerate(bands) if name in bands[:place]), None)
+            if twice:
+                raise ValueError(f"lists '{twice}' twice")
+            return dict.fromkeys(bands)
+        return bands
+
+    @model_serializer(mode="wrap")
+    def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out unset options that the records of older stacks lack."""
+        stated: dict[str, object] = serialize(self)
+        return {key: value for key, value in stated.items() if value is not None or key not in ("sar", "split")}
 
     @model_validator(mode="after")
     def _clause_has_its_table(self) -> Self:
-        if self.where and not self.index:
-            raise ValueError("where filters the table of index, but index is not set")
+        for key, value in (("where", self.where), ("split", self.split)):
+            if value and not self.index:
+                raise ValueError(f"{key} refers to the table of index, but index is not set")
+            if value and self.index and self.index.lower().endswith(".json"):
+                raise ValueError(f"{key} refers to a table, but {self.index} is not one; use patch_locations.geojson")
         return self
 
     @model_validator(mode="after")
-    def _bands_are_optical(self) -> Self:
-        _require_optical_bands("bands", self.bands)
+    def _bands_are_measured(self) -> Self:
+        for name in self.bands:
+            if band_named(name).group is Group.OCCLUSION:
+                raise ValueError(f"bands: '{name}' is a mask, which patches do not have; remove it")
         return self
 
 
@@ -91,7 +135,9 @@ class Area(Frozen):
     sar_bands: dict[Literal["vv", "vh"], Annotated[int, Field(ge=1)]] = Field(
         {"vv": 1}, description="polarisation → band number in sar_pre and sar_post, from 1"
     )
-    sar_unit: SarUnit | None = Field(None, description="unit of the SAR sources; default: the unit in their tags")
+    sar_unit: SarUnit | None = Field(
+        None, description="unit of the SAR sources, or of the SAR bands of patches; default: the unit in their tags"
+    )
     crs: str | None = Field(
         None, description="coordinate reference system of the stack; default: that of the first source"
     )
@@ -132,8 +178,6 @@ class Area(Frozen):
             set_keys = [name for name in _RASTER_KEYS if getattr(self, name) != fields[name].get_default()]
             if set_keys:
                 raise ValueError(f"an area with patches cannot have {', '.join(set_keys)}, which apply to rasters")
-            if self.acquired.sar_pre or self.acquired.sar_post:
-                raise ValueError("acquired: an area with patches has no SAR scenes")
         return self
 
     @model_validator(mode="after")
