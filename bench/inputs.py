@@ -57,7 +57,7 @@ def write_model(path: Path) -> None:
     """Write the model as `talud train` exports it, and its int8 variant."""
     from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
-    from talud.networks.onnx_graph import to_onnx
+    from talud.networks.export import to_onnx
     from talud.training import export
 
     graph = to_onnx(random_network())

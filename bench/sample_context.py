@@ -32,7 +32,7 @@ from talud.project import Project
 from talud.training.checkpoint import TrialState
 from talud.training.dataset import Dataset
 from talud.training.search import hyperparameter_sets
-from talud.training.trial import TrialConfig, build_network, train
+from talud.training.trial import TrialConfig, train
 
 Classifier = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (n, height, width, bands) → (n, height, width)
 
@@ -56,14 +56,13 @@ def train_per_pixel(dataset: Dataset, seed: int) -> Classifier:
 
 def train_network(dataset: Dataset, project: Project) -> Classifier:
     """Return a trained U-Net."""
-    options = project.params.training
     hyperparameters = hyperparameter_sets(project.params.searches["demo"], project.params.seed)[0]
     with tempfile.TemporaryDirectory() as folder:
         config = TrialConfig.of(project.params, hyperparameters)
         trained = train(
             dataset, config, Path(folder) / "trial.npz", state=TrialState(), max_epochs=hyperparameters.epochs
         )
-    model = build_network(hyperparameters, dataset.statistics, options.depth, project.params.seed)
+    model = config.build(dataset.statistics)
     model.set_weights(trained.best)
     print(f"  U-Net: {trained.seconds:.0f} s, best epoch {trained.best_epoch} of {hyperparameters.epochs}")
     return lambda stack: np.asarray(model.predict(stack, batch_size=16, verbose=0))[..., 0]

@@ -132,10 +132,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export an untrained model of red, green and blue, with 4 filters and depth 2."""
     import numpy as np
 
+    from onnx_writer import to_onnx
     from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
     from talud.networks import unet
-    from talud.networks.onnx_graph import to_onnx
     from talud.training import export
 
     mean, deviation = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)

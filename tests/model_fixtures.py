@@ -36,10 +36,10 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
     contract = Model.load(tiny_model).contract
 
     def export(depth: int, names: Sequence[str] = RGB, required: Sequence[Group] | None = None, **stated: Any) -> Path:
+        from onnx_writer import to_onnx
         from talud.engine.margins import receptive_field
         from talud.engine.model_file import weights_digest
         from talud.networks import unet
-        from talud.networks.onnx_graph import to_onnx
         from talud.training import export as exporting
 
         mean, deviation = (np.full(len(names), value, np.float32) for value in (125, 70))

@@ -65,8 +65,8 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Return a small U-Net trained on a scene, with its feature statistics."""
     import keras
 
+    from onnx_writer import to_onnx
     from talud.networks import unet
-    from talud.networks.onnx_graph import to_onnx
     from talud.training.losses import Loss
 
     image, truth = scene(1)

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import helper
 
+from onnx_writer import to_onnx
 from operator_networks import Network, lite0_unet
 from talud.engine.costs import bare_pass, cropped_pass
 from talud.engine.cropping import Sides, crop_network
 from talud.engine.margins import Margin, NetworkGeometry, receptive_field
 from talud.engine.tiling import Edges
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def counted(graph: onnx.ModelProto, height: int, width: int) -> int:
     )
 
 
-def test_arithmetic_of_the_described_unet_is_that_of_the_closed_form(described: NetworkGeometry) -> None:
+def test_arithmetic_of_unet_equals_closed_form(described: NetworkGeometry) -> None:
     """Each level has two convolutions of 3 × 3 on the way down, one of 3 × 3 after the up-sampling, and two more."""
     widths = [32 * 2**level for level in range(5)]
     incoming = [7, *widths[:-1]]

@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from onnx_writer import to_onnx
 from talud.engine.margins import ReceptiveField, receptive_field
 from talud.errors import ModelError
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 
 
 def blank(depth: int) -> keras.Model:

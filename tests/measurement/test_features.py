@@ -19,8 +19,8 @@ MEAN, DEVIATION = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np
 @pytest.fixture(scope="module")
 def network() -> tuple[keras.Model, onnx.ModelProto]:
     """Untrained network and its ONNX model."""
+    from onnx_writer import to_onnx
     from talud.networks import unet
-    from talud.networks.onnx_graph import to_onnx
 
     model = unet.build(filters=4, depth=2, mean=MEAN, deviation=DEVIATION, seed=3)
     return model, to_onnx(model)

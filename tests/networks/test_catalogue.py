@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from onnx_writer import load_folded
 from talud.errors import ModelError
-from talud.networks.catalogue import NAMES, NetworkSpec, build_network, fold_batch_normalisation, read_network
+from talud.networks.catalogue import NAMES, NetworkSpec, build_network, read_network
 from talud.networks.unet import NORMALISATION_SUFFIX
 from talud.training.calibration import PlattScaling, apply_to_last_layer, compute_logits
 
@@ -68,7 +69,8 @@ def test_folded_network_gives_the_same_probability(name: str) -> None:
     for layer in trained.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([generator.uniform(0.5, 1.5, values.shape) for values in layer.get_weights()])
-    folded = fold_batch_normalisation(small(name), trained)
+    folded = build_network(small(name), MEAN, DEVIATION, 1)
+    load_folded(folded, trained)
     names = {layer.name for layer in trained.layers if not layer.name.endswith(NORMALISATION_SUFFIX)}
     assert {layer.name for layer in folded.layers} <= names
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)

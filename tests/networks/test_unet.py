@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pytest
 
+from onnx_writer import to_onnx
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 
 
 def build_unet(bands: int, filters: int, depth: int, seed: int = 1) -> keras.Model:
@@ -94,7 +94,7 @@ from talud.params import Recipe, TrainingOptions
 from talud.training.checkpoint import TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
-from talud.training.trial import TrialConfig, build_network, train
+from talud.training.trial import TrialConfig, train
 import jax
 import keras
 
@@ -122,7 +122,8 @@ def refused_option():
         return str(error)
 
 def stored_bytes_and_gradients(rematerialise):
-    model = build_network(hyperparameters, statistics, 2, 1, rematerialise=rematerialise)
+    config = TrialConfig(hyperparameters, Recipe(), TrainingOptions(depth=2), 1)
+    model = config.build(statistics, rematerialise=rematerialise)
     fixed = [variable.value for variable in model.non_trainable_variables]
     weights = [variable.value for variable in model.trainable_variables]
     model.stateless_call([0 * weight for weight in weights], fixed, stack)  # its weights must not be cached

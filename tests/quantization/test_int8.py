@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from onnx_writer import to_onnx
 from talud.engine.cropping import crop_network
 from talud.engine.tiling import Edges
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 from talud.quantization.precision import quantize_to_int8
 
 # Statistics of reflectance, slope, curvature and digital numbers, which differ by orders of magnitude.

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from onnx_writer import to_onnx
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 from talud.training import calibration
 
 

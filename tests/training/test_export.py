@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
+from onnx_writer import to_onnx
 from talud.contract import Contract
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 from talud.training import export
 
 PATCHES = Patches(

@@ -20,27 +20,10 @@ from talud.evaluation import model_card, promotion, registration
 from talud.evaluation.scores import assess_area
 from talud.grid import Grid
 from talud.metrics import ThresholdHistogram, best_threshold
-from talud.networks import unet
-from talud.networks.onnx_graph import from_onnx, to_onnx
 from talud.project import Project
 from talud.raster import Layout, open_raster, write_cog
 from talud.registry import Store
 from talud.training.finetuning import FineTuningOptions, finetune
-
-
-@pytest.mark.parametrize(("bands", "filters", "depth"), [(1, 3, 1), (7, 2, 4)])
-def test_model_rebuilt_from_onnx_gives_same_graph(bands: int, filters: int, depth: int) -> None:
-    scale = np.linspace(2, 9, bands, dtype=np.float32)
-    graph = to_onnx(unet.build(filters, depth, scale, scale + 1, seed=11))
-    again = to_onnx(from_onnx(graph, "this"))
-    assert again.SerializeToString(deterministic=True) == graph.SerializeToString(deterministic=True)
-
-
-def test_from_onnx_refuses_foreign_graphs(tiny_model: Path) -> None:
-    graph = onnx.load(tiny_model)
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "more"))
-    with pytest.raises(ModelError, match=r"tiny\.onnx: is not a float32 U-Net"):
-        from_onnx(graph, "tiny.onnx")
 
 
 @pytest.fixture

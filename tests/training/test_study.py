@@ -26,6 +26,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 from scipy.special import expit
 
+from onnx_writer import to_onnx
 from stack_files import window_probabilities
 from talud import metrics
 from talud.contract import Contract
@@ -35,7 +36,6 @@ from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
 from talud.files import md5
 from talud.grid import Grid
-from talud.networks.onnx_graph import to_onnx
 from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.raster import Layout, open_raster, write_cog

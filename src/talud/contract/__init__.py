@@ -25,6 +25,7 @@ from talud.contract.parts import (
     Measurements,
     ModelInput,
     ModelOrigin,
+    NetworkArchitecture,
     ParentModel,
     Precision,
     ReducedPrecision,
@@ -48,6 +49,7 @@ __all__ = [
     "Measurements",
     "ModelInput",
     "ModelOrigin",
+    "NetworkArchitecture",
     "ParentModel",
     "Precision",
     "ReducedPrecision",
@@ -81,6 +83,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "commit": "origin",
     "run_id": "origin",
     "hyperparameters": "origin",
+    "network": "origin",
     "scores": "measured",
     "parity": "measured",
     "calibration": "measured",
@@ -92,7 +95,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
 }
 
 # Fields that are left out where they are empty, as in files that were written before they existed.
-_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes"})
+_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes", "network"})
 
 
 class Contract(FrozenModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, NonNegativeInt, model_validator
 
 from talud.bands import Group, powerset
 from talud.metrics import Confusion, lack_of_skill
@@ -171,6 +171,13 @@ class ModelInput(FrozenModel):
         return self
 
 
+class NetworkArchitecture(FrozenModel):
+    """Network with its options."""
+
+    name: str = Field(description="name of the network, such as unet")
+    options: dict[str, JsonValue] = Field(description="options of the network, such as filters and depth")
+
+
 class ModelOrigin(FrozenModel):
     """Training run, data and code of a model."""
 
@@ -190,6 +197,9 @@ class ModelOrigin(FrozenModel):
     run_id: str = Field(description="MLflow run of the trial")
     hyperparameters: dict[str, float | int | str] = Field(
         description="hyperparameters of the trial: filters, depth, learning rate, batch size, seed, split and recipe"
+    )
+    network: NetworkArchitecture | None = Field(
+        None, description="network and its options, from which it can be rebuilt; null in older files, which are U-Nets"
     )
 
 

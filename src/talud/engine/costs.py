@@ -171,7 +171,7 @@ def _live_bytes(source: str, source_bytes: Polynomial, steps: list[_Step]) -> ND
 
 
 def _channels(network: NetworkGeometry, name: str) -> int:
-    """Return the channels of a tensor; the most of any if the graph does not state them."""
+    """Return a tensor's channels; if not stated, the most of any tensor."""
     form = network.forms.get(name)
     return (
         form.channels if form and form.channels else max((each.channels for each in network.forms.values()), default=1)

@@ -22,6 +22,8 @@ from talud.errors import ModelError
 
 POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
 POINTWISE |= {"BatchNormalization", "HardSigmoid", "HardSwish", "QuantizeLinear", "DequantizeLinear"}
+POINTWISE |= {"LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Mish", "Tanh", "Erf", "Softplus", "Softsign"}
+POINTWISE |= {"Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Max", "Min", "Sum", "Greater", "Less", "Not"}
 
 
 class Margin(NamedTuple):

@@ -142,16 +142,3 @@ def build_network(
         model = Rematerialised(model) if rematerialise else model
     check_local(model)
     return model
-
-
-def fold_batch_normalisation(spec: NetworkSpec, model: keras.Model) -> keras.Model:
-    """Return an equivalent float32 network without batch normalisation.
-
-    Args:
-        spec: network and options of the model.
-        model: trained model of `build_network`.
-    """
-    mean, deviation = model.get_layer("scaling").get_weights()
-    plain = build_network(spec, mean, deviation, seed=0)
-    unet.load_folded(plain, model)
-    return plain

@@ -16,6 +16,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 NAME = "unet"
+SCALING = "scaling"  # name of the layer that scales the bands
 KERNEL_SIDE = 3  # side of every convolution except the last, in pixels
 POOL_SIDE = 2  # side of every pooling and up-sampling, in pixels
 NORMALISATION_SUFFIX = "_normalisation"  # appended to a convolution's name for its batch normalisation
@@ -68,7 +69,7 @@ def build(
         mixed_precision: float16 or bfloat16 to compute everything but the scaling of the bands and the probability in
             that type; the weights are always float32.
         batch_normalisation: normalise the output of each convolution except the last, before its ReLU (Ioffe and
-            Szegedy, 2015). `fold_batch_normalisation` returns the equivalent network without it.
+            Szegedy, 2015). The export folds it into the convolutions.
 
     Returns:
         A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
@@ -98,50 +99,6 @@ def recompute_normalisation(model: keras.Model, stacks: Iterable[NDArray[np.floa
         model(stack, training=True)
     for normalisation in normalisations:
         normalisation.momentum = NORMALISATION_MOMENTUM
-
-
-def fold_batch_normalisation(model: keras.Model) -> keras.Model:
-    """Return an equivalent float32 U-Net without batch normalisation.
-
-    A convolution followed by a normalisation with fixed statistics is equivalent to one convolution, whose kernel is
-    multiplied by scale / deviation and whose bias is the remaining offset.
-
-    Args:
-        model: trained model of `build`.
-    """
-    layer = {layer.name: layer for layer in model.layers}
-    depth = sum(name.startswith("pool_") for name in layer)
-    filters = layer["encoder_0_first"].filters
-    mean, deviation = layer["scaling"].get_weights()
-    plain = build(filters, depth, mean, deviation, seed=0)
-    load_folded(plain, model)
-    return plain
-
-
-def load_folded(plain: keras.Model, model: keras.Model) -> None:
-    """Load the weights of a model with batch normalisation into one without.
-
-    Args:
-        plain: model with the layers of the other one except its normalisations, and with biases; changed in place.
-        model: trained model in which the normalisation of a convolution has its name and `NORMALISATION_SUFFIX`.
-    """
-    layer = {layer.name: layer for layer in model.layers}
-    for target in plain.layers:
-        weights = layer[target.name].get_weights()
-        if f"{target.name}{NORMALISATION_SUFFIX}" in layer:
-            weights = _fold(weights[0], layer[f"{target.name}{NORMALISATION_SUFFIX}"])
-        target.set_weights(weights)
-
-
-def _fold(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
-    """Fold a normalisation into its convolution's kernel and bias.
-
-    The last axes of a kernel have the output channels: one of a convolution's, two of a depthwise convolution's.
-    """
-    scale, offset, mean, variance = (weight.astype(np.float64) for weight in normalisation.get_weights())
-    factor = scale / np.sqrt(variance + normalisation.epsilon)
-    channels = kernel.shape[-1:] if kernel.shape[-1] == len(factor) else kernel.shape[-2:]
-    return [(kernel * factor.reshape(channels)).astype(np.float32), (offset - mean * factor).astype(np.float32)]
 
 
 Block = Callable[..., Any]  # function from one or more tensors to one tensor
@@ -183,7 +140,7 @@ class _Blocks:
         last = layers.Conv2D(
             1, 1, activation="sigmoid", kernel_initializer=_he(seed - 1), dtype="float32", name="probability"
         )
-        return cls(Scaling(dtype="float32", name="scaling"), tuple(encoder), tuple(up), tuple(decoder), last)
+        return cls(Scaling(dtype="float32", name=SCALING), tuple(encoder), tuple(up), tuple(decoder), last)
 
     def run(self, stack: Any, through: Callable[[Block], Block]) -> Any:
         """Return the probability of a stack; wrap blocks with `through`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +13,15 @@ import onnx
 from numpy.typing import NDArray
 
 from talud.bands import Group, band_named, groups_of
-from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
+from talud.contract import (
+    BandContract,
+    Calibration,
+    Contract,
+    Measurements,
+    ModelInput,
+    ModelOrigin,
+    NetworkArchitecture,
+)
 from talud.data.patches import Patches
 from talud.engine.margins import receptive_field
 from talud.engine.model_file import save_model, weights_digest
@@ -24,7 +33,8 @@ from talud.measurement.features import FeatureStatistics, measure_features
 from talud.measurement.samples import MAX_SAMPLE_PIXELS, band_histogram, difference_histograms, sample_windows
 from talud.measurement.sites import assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
-from talud.networks.onnx_graph import to_onnx
+from talud.networks.catalogue import NetworkSpec
+from talud.networks.export import to_onnx
 from talud.project import Project
 from talud.training import calibration
 from talud.training.dataset import Dataset
@@ -39,6 +49,7 @@ _BATCH_SIZE = 16
 class ExportOrigin:
     """Origin of an exported model."""
 
+    network: NetworkSpec
     band_set: str
     commit: str
     run_id: str
@@ -152,6 +163,7 @@ def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrig
             commit=origin.commit,
             run_id=origin.run_id,
             hyperparameters=origin.hyperparameters,
+            network=NetworkArchitecture(name=origin.network.name, options=origin.network.fields),
         ),
         measured=Measurements(
             threshold=0.5,
@@ -232,8 +244,10 @@ def to_double_precision(model: keras.Model) -> keras.Model:
     With the JAX backend this requires `jax_enable_x64`.
     """
 
-    def widened(layer: keras.Layer) -> keras.Layer:
-        return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+    def widened(layer: Any) -> Any:
+        # Other operations than layers, such as a slice of bands, have no type.
+        dtype = {"dtype": "float64"} if isinstance(layer, keras.Layer) else {}
+        return type(layer).from_config({**layer.get_config(), **dtype})
 
     wide = keras.models.clone_model(model, clone_function=widened)
     wide.set_weights([weight.astype(np.float64) for weight in model.get_weights()])

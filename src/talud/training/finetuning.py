@@ -28,7 +28,8 @@ from talud.mapping.reader import open_stack
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, assess, join_patches, labelled_windows, probability_histogram
-from talud.networks.onnx_graph import from_onnx, to_onnx
+from talud.networks.export import to_onnx
+from talud.networks.rebuilding import from_onnx
 from talud.params import Params
 from talud.process import defer_sigint
 from talud.progress import Progress, tracked
@@ -126,7 +127,9 @@ def finetune(
         SourceError: A raster cannot be read.
     """
     _check_can_finetune(project, model, area)
-    network = from_onnx(onnx.load(model.path), str(model.path), project.params.training.mixed_precision)
+    architecture = model.contract.origin.network
+    precision = project.params.training.mixed_precision
+    network = from_onnx(onnx.load(model.path), architecture, str(model.path), precision)
     cells, side = _labelled_cells(project, model, area)
     chosen = _draw_cells(cells, options.patches, options.seed, area)
     selected = _read_cells(project, model.contract, area, [cell.window for cell in chosen], side)
@@ -145,7 +148,9 @@ def finetune(
         draft = draft.replace(threshold=threshold)
         save_model(graph, draft, path)
         shipped = Model.load(path)
-        measurements: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
+        measurements: dict[str, object] = {
+            "parity": check_parity(from_onnx(graph, architecture, str(path)), shipped, new)
+        }
         if rehearsed:
             measurements |= _validation_entries(shipped, project, _optional_groups(model.contract))
         after = _assess(shipped, site, others).confusion

@@ -11,7 +11,6 @@ import keras
 from talud.data.patches import SPLIT_PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import atomic_replace_all, exclusive_lock
-from talud.networks import unet
 from talud.project import Project, current_commit
 from talud.registry import Store
 from talud.training import checkpoint, trial_runner
@@ -132,6 +131,7 @@ def run(
         study = Study(parent, search, results, _best(results))
         with atomic_replace_all(project.model(band_set), project.trials(band_set)) as (model, table):
             origin = ExportOrigin(
+                TrialConfig.of(project.params, study.best.hyperparameters).network,
                 band_set,
                 tags["commit"],
                 study.best.run_id,
@@ -264,9 +264,9 @@ def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> kera
     The TF32 arithmetic of a GPU is too imprecise for comparing it with the exported file.
     """
     with keras.device("cpu"):
-        model = TrialConfig.of(project.params, result.hyperparameters).build_for_export(dataset.statistics)
+        model = TrialConfig.of(project.params, result.hyperparameters).build(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
-        return unet.fold_batch_normalisation(model) if project.params.chosen_recipe.batch_normalisation else model
+        return model
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:

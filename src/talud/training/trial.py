@@ -15,6 +15,7 @@ import numpy as np
 
 from talud.errors import StudyError
 from talud.networks import unet
+from talud.networks.catalogue import NetworkSpec, UnetOptions, build_network
 from talud.params import Params, Recipe, TrainingOptions
 from talud.process import defer_sigint
 from talud.training import checkpoint
@@ -56,11 +57,29 @@ class TrialConfig:
         seed = params.seed if hyperparameters.training_seed is None else hyperparameters.training_seed
         return cls(hyperparameters, params.chosen_recipe, params.training, seed)
 
-    def build_for_export(self, statistics: Statistics) -> keras.Model:
-        """Return an untrained float32 network for the trained weights."""
-        normalised = self.recipe.batch_normalisation
+    @property
+    def network(self) -> NetworkSpec:
+        """Network of the trial, with its options."""
+        return NetworkSpec(unet.NAME, UnetOptions(filters=self.hyperparameters.filters, depth=self.options.depth))
+
+    def build(
+        self, statistics: Statistics, *, rematerialise: bool = False, mixed_precision: unet.Precision = False
+    ) -> keras.Model:
+        """Return the untrained network, by default in float32 as for the export.
+
+        Args:
+            statistics: statistics of the bands over the training patches.
+            rematerialise: as for `talud.networks.unet.build`.
+            mixed_precision: as for `talud.networks.unet.build`.
+        """
         return build_network(
-            self.hyperparameters, statistics, self.options.depth, self.seed, batch_normalisation=normalised
+            self.network,
+            statistics.mean.astype(np.float32),
+            statistics.deviation.astype(np.float32),
+            self.seed,
+            rematerialise=rematerialise,
+            mixed_precision=mixed_precision,
+            batch_normalisation=self.recipe.batch_normalisation,
         )
 
     def training_batches(self, data: TrainingData, first_epoch: int = 0) -> TrainingBatches:
@@ -117,7 +136,7 @@ def train(
     done = len(state.epochs)
     averaged: list[keras.callbacks.Callback] = []
     if recipe.averaging and recipe.batch_normalisation:
-        averaged = [_AveragedWeights(config.build_for_export(data.statistics), config.training_batches(data))]
+        averaged = [_AveragedWeights(config.build(data.statistics), config.training_batches(data))]
     elif recipe.averaging:
         averaged = [keras.callbacks.SwapEMAWeights()]
     # TensorFlow turns a Ctrl-C inside a step into a SystemError, so it is handled between two steps.
@@ -176,34 +195,10 @@ def _retain_freed_memory() -> None:
             mallopt(setting, size)
 
 
-def build_network(
-    hyperparameters: Hyperparameters,
-    statistics: Statistics,
-    depth: int,
-    seed: int,
-    *,
-    rematerialise: bool = False,
-    mixed_precision: unet.Precision = False,
-    batch_normalisation: bool = False,
-) -> keras.Model:
-    """Return the untrained U-Net of a trial, by default in float32."""
-    mean, deviation = statistics.mean.astype(np.float32), statistics.deviation.astype(np.float32)
-    return unet.build(
-        hyperparameters.filters,
-        depth,
-        mean,
-        deviation,
-        seed,
-        rematerialise=rematerialise,
-        mixed_precision=mixed_precision,
-        batch_normalisation=batch_normalisation,
-    )
-
-
 def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> keras.Model:
-    """Return the untrained U-Net of a trial, compiled for training.
+    """Return the untrained network of a trial, compiled for training.
 
-    Its weights have the order of those of `TrialConfig.build_for_export`. Keras's dtype policy, which is global, is not
+    Its weights have the order of those of `TrialConfig.build`. Keras's dtype policy, which is global, is not
     changed.
 
     Args:
@@ -220,15 +215,7 @@ def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> 
             "training.rematerialise saves no memory with JAX on a CPU, whose compiler merges duplicate computations; "
             "set it to false in params.yaml, or train with KERAS_BACKEND=tensorflow or on a GPU"
         )
-    model = build_network(
-        hyperparameters,
-        statistics,
-        options.depth,
-        config.seed,
-        rematerialise=options.rematerialise,
-        mixed_precision=options.mixed_precision,
-        batch_normalisation=recipe.batch_normalisation,
-    )
+    model = config.build(statistics, rematerialise=options.rematerialise, mixed_precision=options.mixed_precision)
     # XLA is used only on request or if needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
     jit = "auto" if options.xla or keras.backend.backend() != "tensorflow" else False
     optimizer = _optimizer(hyperparameters, recipe, steps)

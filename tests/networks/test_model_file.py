@@ -9,10 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from onnx_writer import to_onnx
 from talud.contract import Contract
 from talud.engine.model_file import weights_digest
 from talud.networks import unet
-from talud.networks.onnx_graph import to_onnx
 
 
 def run(model: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:
@@ -37,28 +37,6 @@ def test_onnx_matches_keras_for_any_shape_and_nan(bands: int, filters: int, dept
         assert ours.shape == (batch, height, width, 1)
         assert np.ptp(theirs) > 1e-3
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
-
-
-@pytest.mark.slow
-def test_onnx_matches_tf2onnx() -> None:
-    import tensorflow as tf
-    import tf2onnx
-
-    model = unet.build(4, 4, np.full(7, 3, np.float32), np.full(7, 2, np.float32), seed=3)
-    signature = [tf.TensorSpec((None, None, None, 7), tf.float32, name="stack")]
-    converted, _ = tf2onnx.convert.from_keras(model, input_signature=signature, opset=18)
-    session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
-    stack = np.random.default_rng(1).normal(3, 2, (2, 64, 96, 7)).astype(np.float32)
-    stack[:, :9, :, 0] = np.nan
-    theirs = session.run(None, {"stack": stack})[0]
-    np.testing.assert_allclose(run(to_onnx(model), stack), theirs, atol=1e-6, rtol=0)
-
-
-def test_export_is_reproducible_and_digest_follows_weights() -> None:
-    scale = np.zeros(2, np.float32), np.ones(2, np.float32)
-    first, again, other = (to_onnx(unet.build(3, 1, *scale, seed)) for seed in (1, 1, 2))
-    assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
-    assert weights_digest(first) == weights_digest(again) != weights_digest(other)
 
 
 def test_model_file_is_valid_and_states_its_contract(tiny_model: Path) -> None:

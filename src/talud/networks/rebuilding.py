@@ -1,0 +1,74 @@
+"""Keras models rebuilt from exported graphs, for further training."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+import numpy as np
+import onnx
+from keras import layers
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from talud.contract import NetworkArchitecture
+from talud.engine.model_file import weights_digest
+from talud.errors import ModelError
+from talud.networks import unet
+from talud.networks.catalogue import build_network, read_network
+from talud.networks.export import to_onnx
+
+
+def from_onnx(
+    graph: onnx.ModelProto,
+    architecture: NetworkArchitecture | None,
+    origin: str,
+    mixed_precision: unet.Precision = False,
+) -> keras.Model:
+    """Rebuild the Keras model of an exported graph.
+
+    Batch normalisations are part of the convolutions' weights, so the model has none.
+
+    Args:
+        graph: float32 graph of `talud.networks.export.to_onnx`.
+        architecture: network and options that the contract states; None for files that state none, which are U-Nets.
+        origin: name of the file for error messages.
+        mixed_precision: precision of the rebuilt model's arithmetic, as for `talud.networks.unet.build`.
+
+    Raises:
+        ModelError: The graph is not that of the network, or of a network of the catalogue.
+    """
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.graph.initializer}
+    refused = f"{origin}: is not a float32 network of talud train, so it cannot be trained further"
+    try:
+        stated = architecture or _plain_unet(constants)
+        network = read_network(stated.name, stated.options, origin)
+        scaling = constants["mean"].ravel(), constants["deviation"].ravel()
+        model = build_network(network, *scaling, seed=0, mixed_precision=mixed_precision)
+        for layer in model.layers:
+            if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+                layer.set_weights([_kernel(constants, layer), constants[f"{layer.name}_bias"]])
+    except (KeyError, ValueError, IndexError) as error:
+        raise ModelError(refused) from error
+    if weights_digest(to_onnx(model)) != weights_digest(graph):
+        raise ModelError(refused)
+    return model
+
+
+def _kernel(constants: dict[str, NDArray[np.float32]], layer: keras.Layer) -> NDArray[np.float32]:
+    """Return a kernel in Keras's axis order.
+
+    A depth-wise kernel is (height, width, channels, 1) there, others are (height, width, in, out).
+    """
+    kernel = constants[f"{layer.name}_kernel"]
+    return kernel.transpose(2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else kernel.transpose(2, 3, 1, 0)
+
+
+def _plain_unet(constants: dict[str, NDArray[np.float32]]) -> NetworkArchitecture:
+    """Return the architecture of a file that does not state it.
+
+    Files of earlier versions hold U-Nets, whose size follows from their constants.
+    """
+    depth = sum(re.fullmatch(r"up_\d+_scales", name) is not None for name in constants)
+    filters = constants["encoder_0_first_kernel"].shape[0]
+    return NetworkArchitecture(name=unet.NAME, options={"filters": filters, "depth": depth})
