@@ -22,6 +22,7 @@ from talud.mapping.domain import (
     DomainDistance,
     DomainVerdict,
     overall_verdict,
+    pixel_size_sentence,
     report_lines,
 )
 from talud.mapping.reader import open_stack
@@ -227,3 +228,33 @@ def damaged(model: Model) -> Callable[..., str]:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_invalid_histogram_is_a_damaged_contract(damaged: Callable[..., str], changes: dict[str, object]) -> None:
     assert "its contract is damaged at 'input.bands.0" in damaged(**changes)
+
+
+@pytest.mark.parametrize(
+    ("size", "trained", "areas", "said"),
+    [
+        (12.5, (), {}, ""),
+        (
+            12.5,
+            (),
+            {"a": 12.5, "b": 3},
+            "pixel size 12.5 m, to which the training areas were resampled (a 12.5 m, b 3 m)",
+        ),
+        (3.001, (3, 12.5), {"a": 12.5, "b": 3}, "pixel size 3.001 m, as in some training areas (a 12.5 m, b 3 m)"),
+        (
+            7,
+            (3, 12.5),
+            {"a": 12.5, "b": 3},
+            "pixel size 7 m, between those of the training areas (a 12.5 m, b 3 m): no",
+        ),
+    ],
+)
+def test_pixel_size_is_compared_with_the_training_areas(
+    model: Model, size: float, trained: tuple[float, ...], areas: dict[str, float], said: str
+) -> None:
+    sentence = pixel_size_sentence(size, model.contract.replace(pixel_sizes=trained, area_pixel_sizes=areas))
+    assert sentence.startswith(said)
+    assert bool(sentence) == bool(said)
+    assert [line.strip() for line in report_lines([DomainDistance("red", 1, 0)], sentence)[1:]] == (
+        [sentence] if said else []
+    )

@@ -89,6 +89,32 @@ def test_pixel_size_within_a_thousandth_is_accepted(model: Model, tmp_path: Path
         assert stack.grid == grid
 
 
+# Width and height of a pixel in metres, and if a model trained at 3 m and 12.5 m maps it.
+SIZES = [
+    (3, 3, True),
+    (2.9985, 2.9985, True),
+    (7, 7, True),
+    (12.51, 12.51, True),
+    (2.98, 2.98, False),
+    (12.6, 12.6, False),
+    (7, 7.1, False),
+]
+
+
+@pytest.mark.parametrize(("width", "height", "fits"), SIZES)
+def test_any_pixel_size_between_those_of_training_is_accepted(
+    model: Model, tmp_path: Path, width: float, height: float, fits: bool
+) -> None:
+    contract = model.contract.replace(pixel_sizes=(3, 12.5))
+    grid = Grid(CRS.from_epsg(32618), Affine(width, 0, 400_000, 0, -height, 650_000), 20, 20)
+    raster = write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid)
+    if fits:
+        with open_stack(raster, contract) as stack:
+            assert stack.grid == grid
+    else:
+        assert f"{width:g} × {height:g} m, the model expects 3 to 12.5 m" in refusal(raster, contract)
+
+
 @pytest.mark.parametrize(
     ("crs", "transform", "said"),
     [

@@ -204,10 +204,14 @@ def _common_format(project: Project, areas: tuple[str, ...], bands: tuple[str, .
             f"split.patch is {patch} pixels, but the patches of {', '.join(areas)} have at most "
             f"{max(filter(None, sides))}; set split.patch to a smaller number"
         )
+    pixel_size = _network_pixel_size(formats, options.resolution)
+    processing = _common_processing(formats, bands, native=options.pixel_sizes == "native")
+    if any(one.pixel_size != pixel_size for one in formats):
+        processing = {"resolution": f"{pixel_size:.10g}"} | processing
     return StackFormat(
         first.units,
-        _network_pixel_size(formats, options.resolution),
-        _common_processing(formats, bands, native=options.pixel_sizes == "native"),
+        pixel_size,
+        processing,
         {one.area: one.pixel_size for one in formats},
         {one.area: one.source_pixel_size for one in formats},
     )
