@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.enums import ColorInterp
+from rasterio.windows import Window
 
 from hostile_bytes import cut, flipped
 from talud.bands import Group, groups_of
@@ -470,3 +471,23 @@ def test_patch_stack_with_terrain_depends_on_its_options(tmp_path: Path) -> None
     changed = project.params.model_copy(update={"stack": StackOptions(slope="horn")})
     with pytest.raises(StudyError, match=r"was made with slope zevenbergen_thorne, but params\.yaml states horn"):
         check_current_stack(Project(tmp_path, changed), "there")
+
+
+@pytest.mark.real
+def test_slope_of_a_patch_is_that_of_saga(tmp_path: Path, real_data: Path) -> None:
+    with rasterio.open(real_data / "ecuador" / "ta.tif") as raster:
+        names = list(raster.descriptions)
+        window = Window(100, 100, 64, 64)
+        elevation, saga = (raster.read(names.index(name) + 1, window=window) for name in ("elev", "slope"))
+        (tmp_path / "images").mkdir()
+        profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": 64, "width": 64, "crs": raster.crs}
+        transform = raster.window_transform(window)
+    with rasterio.open(tmp_path / "images/1.tif", "w", transform=transform, **profile) as patch:
+        patch.write(elevation, 1)
+        patch.set_band_description(1, "elevation")
+    folder = PatchFolder.find(tmp_path, PatchData(bands=["elevation"]))
+    slope = folder.read(folder.pairs[0])[0][1]
+    assert folder.bands.pixel_size == 10
+    np.testing.assert_allclose(slope[1:-1, 1:-1], saga[1:-1, 1:-1], atol=1e-3)
+    border = np.abs(slope - saga)[[0, -1]]  # without the surroundings that SAGA had
+    assert border.mean() < 5

@@ -155,18 +155,19 @@ def test_slope_and_curvatures_of_ecuador_equal_those_of_saga(real_data: Path) ->
     assert np.nanmax(np.abs(horn - expected["slope"])) == pytest.approx(14.3, abs=0.05)
 
 
-def test_terrain_of_a_patch_is_exact_up_to_its_border() -> None:
-    rows, columns = np.mgrid[:9, :9].astype(float)
-    x, y = 10 * columns, -10 * rows
-    z = 700 + 0.3 * x - 0.2 * y + 2e-3 * x**2 - 1e-3 * x * y + 3e-3 * y**2
-    p, q = 0.3 + 4e-3 * x - 1e-3 * y, -0.2 - 1e-3 * x + 6e-3 * y
-    bend = p**2 * 4e-3 - 2e-3 * p * q + q**2 * 6e-3
-    profile = -bend / ((p**2 + q**2) * (1 + p**2 + q**2) ** 1.5)
-    slope, curvature = terrain.patch_terrain(z, 10.0, "zevenbergen_thorne", "profile")
-    np.testing.assert_allclose(slope, np.degrees(np.arctan(np.hypot(p, q))), rtol=1e-9)
-    np.testing.assert_allclose(curvature, 100 * profile, rtol=1e-6, atol=1e-9)
-    total = terrain.patch_terrain(z, 10.0, "horn", "total")[1]
-    np.testing.assert_allclose(total, -100 * (4e-3 + 6e-3), rtol=1e-6)
+def test_terrain_of_a_patch_is_one_sided_at_its_border() -> None:
+    z = np.random.default_rng(4).normal(500, 30, (9, 7))
+    south, east = np.gradient(z, 10.0)
+    slope, _ = terrain.patch_terrain(z, 10.0, "zevenbergen_thorne", "profile")
+    np.testing.assert_allclose(slope, np.degrees(np.arctan(np.hypot(south, east))), rtol=1e-9)
+    x, y = surface(6, 6, 10, 10)
+    for method in ("horn", "zevenbergen_thorne"):
+        plane = terrain.patch_terrain(700 + 0.3 * x - 0.4 * y, 10.0, method, "total")
+        np.testing.assert_allclose(plane[0], np.degrees(np.arctan(0.5)), rtol=1e-9)
+        np.testing.assert_allclose(plane[1], 0, atol=1e-9)
+    bowl = terrain.patch_terrain(3e-3 * x**2, 10.0, "horn", "total")[1]
+    np.testing.assert_allclose(bowl[:, 1:-1], -100 * 6e-3, rtol=1e-9)
+    np.testing.assert_allclose(bowl[:, [0, -1]], 0, atol=1e-9)
 
 
 def test_terrain_of_a_patch_equals_that_of_its_raster() -> None:

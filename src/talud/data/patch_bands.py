@@ -17,7 +17,7 @@ from talud.params import SarUnit, StackOptions
 Channel = int | str
 _ELEVATION, *_DERIVED = (band.name for band in TERRAIN_BANDS)
 _MAX_IMPLAUSIBLE_SHARE = 0.01  # share of the valid pixels of a slope or curvature band
-MIN_TERRAIN_SIDE = 3  # pixels with which the derivatives of elevation are defined
+MIN_TERRAIN_SIDE = 2  # pixels with which the derivatives of elevation are defined
 
 
 @dataclass(frozen=True)

@@ -141,19 +141,18 @@ def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -
 def patch_terrain(elevation: Elevation, pixel_size: float, slope_method: SlopeMethod, kind: CurvatureKind) -> Elevation:
     """Compute slope and curvature of a patch, (2, height, width).
 
-    A patch has no surroundings, so elevation is continued by one pixel on each side with the parabola through the three
-    pixels at the border. Derivatives at the border are thus one-sided, and exact on any surface of second degree.
-    Pixels next to an invalid one are NaN.
+    A patch has no surroundings, so elevation is continued by one pixel on each side with the slope between the last two
+    pixels. First derivatives at the border are thus one-sided, and the ground counts as straight across it. Pixels next
+    to an invalid one are NaN.
 
     Args:
-        elevation: (height, width) in metres, NaN where invalid, with at least 3 pixels a side, north up.
+        elevation: (height, width) in metres, NaN where invalid, with at least 2 pixels a side, north up.
         pixel_size: side of a pixel in metres.
         slope_method: method of the slope's derivatives.
         kind: kind of curvature.
     """
     for _ in range(2):
-        first = 3 * (elevation[:1] - elevation[1:2]) + elevation[2:3]
-        last = 3 * (elevation[-1:] - elevation[-2:-1]) + elevation[-3:-2]
+        first, last = 2 * elevation[:1] - elevation[1:2], 2 * elevation[-1:] - elevation[-2:-1]
         elevation = np.concatenate([first, elevation, last]).T
     return np.stack(
         [slope(elevation, pixel_size, pixel_size, slope_method), curvature(elevation, pixel_size, pixel_size, kind)]
