@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hostile_bytes import cut, flipped
 from patch_cubes import CLEAR, CLOUD, DAYS, NO_DATA, POST, PRE, over_time, synthetic_patch, write_cube
-from talud.data.patch_folder import PatchFolder
-from talud.errors import SourceError, TaludWarning
+from talud.data import terrain
+from talud.data.patch_cubes import open_cube
+from talud.data.patch_folder import PatchFolder, find_patches
+from talud.engine.runtime import Model
+from talud.errors import MismatchError, SourceError, TaludWarning
 from talud.params import PatchData, StackOptions
 
 SIDE = 16
@@ -266,3 +272,51 @@ def test_damaged_cubes_are_refused(tmp_path: Path) -> None:
         except SourceError as error:
             assert "\n" not in str(error)  # noqa: PT017
             assert path.name in str(error)  # noqa: PT017
+
+
+def test_folder_is_read_in_the_order_of_a_contract(tmp_path: Path, tiny_model: Path) -> None:
+    given = Model.load(tiny_model).contract
+    names = ("slope", "vv_post", "green")
+    bands = tuple(given.input.bands[0].model_copy(update={"name": name}) for name in names)
+    stack = {"slope": "horn", "curvature": "total", "sar_unit": "db", "lee_window": "0"}
+    contract = given.replace(bands=bands, stack=stack, pixel_size=10.0)
+    variables = synthetic_patch(tmp_path, "italy_7", 3)
+    folder = tmp_path / "labelled" / "images"
+    write_cube(folder / "italy_s2_7.nc", {name: variables[name] for name in ("B03", "VV", "DEM", "MASK")})
+    patches = find_patches(folder.parent, contract, None)
+    image, mask = patches.read(patches.pairs[0])
+    assert (patches.bands.names, patches.bands.units) == (names, ("degree", "dB", "reflectance"))
+    inner = terrain.slope(variables["DEM"][0].astype(float), 10, 10, "horn")
+    np.testing.assert_allclose(image[0, 1:-1, 1:-1], inner, rtol=1e-5)
+    np.testing.assert_allclose(image[1], variables["VV"][POST], rtol=1e-5)
+    np.testing.assert_allclose(image[2], variables["B03"][POST] / 1e4, rtol=1e-5)
+    np.testing.assert_array_equal(mask, variables["MASK"][0])
+    write_cube(folder / "italy_s2_7.nc", {name: variables[name] for name in ("B03", "VV", "MASK")})
+    with pytest.raises(MismatchError, match="has no band slope; name its channel"):
+        find_patches(folder.parent, contract, None)
+
+
+moments = st.lists(st.integers(-40, 40), min_size=1, max_size=6).map(sorted)
+
+
+@settings(max_examples=30)
+@given(days=moments, event=st.integers(-40, 40), clear=st.lists(st.booleans(), min_size=6, max_size=6))
+def test_chosen_images_are_on_both_sides_of_the_event(days: list[int], event: int, clear: list[bool]) -> None:
+    zero = np.datetime64("2023-05-16")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "patch.nc"
+        classes = np.array([[[CLEAR if one else CLOUD] * 2] * 2 for one in clear[: len(days)]], np.int16)
+        write_cube(
+            path,
+            {"SCL": classes},
+            days=[str(zero + day) for day in days],
+            event_date=str(zero + event),
+            pre_post_dates=None,
+        )
+        with open_cube(path) as cube:
+            chosen = {moment: cube.choose(moment) for moment in ("pre", "post")}
+    before = [number for number, day in enumerate(days) if day < event]
+    after = [number for number, day in enumerate(days) if day > event]
+    for moment, numbers in (("pre", before[::-1]), ("post", after)):
+        fit = [number for number in numbers if clear[number]] or numbers
+        assert chosen[moment] == next(iter(fit), None)

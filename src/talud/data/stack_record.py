@@ -142,7 +142,7 @@ def stack_settings(area: Area, options: StackOptions, *, processed: bool = True)
 
 
 def _has_unknown_size(patches: PatchData, options: StackOptions) -> bool:
-    """Return true if patches are resampled, unless their files have the pixel size of the stack."""
+    """Return true if the files decide whether patches are resampled."""
     return options.pixel_sizes == "resample" and "pixel_size" not in patches.model_fields_set
 
 
