@@ -91,6 +91,21 @@ def gated(x: Any) -> Any:
     return layers.Add(name="sum")([x, layers.Multiply(name="product")([x, gate])])
 
 
+def shared(x: Any) -> Any:
+    """Append one convolution that two paths with their own normalisation use."""
+    convolution = layers.Conv2D(4, 3, padding="same", use_bias=False, name="convolution")
+    paths = [convolution(x), convolution(layers.ReLU(name="relu")(x))]
+    normalised = [layers.BatchNormalization(name=f"normalisation_{i}")(path) for i, path in enumerate(paths)]
+    return layers.Add(name="sum")(normalised)
+
+
+def nested(x: Any) -> Any:
+    """Append a model with layers of its own."""
+    inside = layers.Input((None, None, BANDS))
+    y = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="probability_linear")(inside)
+    return keras.Model(inside, layers.UpSampling2D(2, name="stack")(y), name="inner")(x)
+
+
 OPERATORS: dict[str, Callable[[Any], Any]] = {
     "strided and depth-wise": stem,
     "grouped": lambda x: layers.Conv2D(4, 3, groups=2, padding="same", name="grouped")(
@@ -108,6 +123,8 @@ OPERATORS: dict[str, Callable[[Any], Any]] = {
     "hard swish": lambda x: layers.Conv2D(4, 3, padding="same", activation="hard_swish", name="convolution")(x),
     "hard sigmoid": lambda x: layers.Activation("hard_sigmoid", name="activation")(x),
     "normalisation alone": lambda x: layers.BatchNormalization(name="normalisation")(layers.ReLU(name="relu")(x)),
+    "layer called twice": shared,
+    "model inside a model": nested,
     "bands": lambda x: layers.Concatenate(name="joined")([x[..., 1:], layers.Conv2D(2, 1, name="rest")(x[..., :1])]),
 }
 

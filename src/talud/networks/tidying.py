@@ -16,6 +16,7 @@ The steps, in order:
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -362,22 +363,24 @@ def _written(
     nodes: list[_Node], constants: Mapping[str, _Constant], output: str, bands: int, name: str
 ) -> onnx.ModelProto:
     """Write nodes and constants under their final names."""
-    tensors = {INPUT_NAME: INPUT_NAME} | dict(_tensor_names(nodes)) | {output: OUTPUT_NAME}
+    tensors = _tensor_names(nodes, output)
     written: dict[str, onnx.TensorProto] = {}
     body = []
     for node in nodes:
         inputs = []
         for index, original in enumerate(node.inputs):
-            if original in tensors or not original:
-                inputs.append(tensors.get(original, ""))
-                continue
-            final = _constant_name(node, index, constants[original], tensors[node.output])
-            values = constants[original].values
-            values = values.astype(np.float32) if values.dtype == np.float64 else values
-            # The bounds of a Clip must be scalars. Others have an axis, as in files of earlier versions.
-            values = np.asarray(values, order="C") if node.operator == "Clip" else np.ascontiguousarray(values)
-            written[final] = numpy_helper.from_array(values, final)
-            inputs.append(final)
+            if original in constants:
+                constant = _stored(constants[original].values, node.operator)
+                wanted = _constant_name(node, index, constants[original], tensors[node.output])
+                # A layer that is called twice has the same constant, or two after different normalisations.
+                names = (name for name in _numbered(wanted) if name not in tensors.values())
+                constant.name = next(
+                    name for name in names if name not in written or written[name].raw_data == constant.raw_data
+                )
+                written[constant.name] = constant
+                inputs.append(constant.name)
+            else:
+                inputs.append(tensors[original] if original else "")
         final = tensors[node.output]
         body.append(helper.make_node(node.operator, inputs, [final], name=final, **_attributes(node, constants)))
     graph = helper.make_graph(
@@ -393,20 +396,37 @@ def _written(
     return model
 
 
-def _tensor_names(nodes: list[_Node]) -> Iterator[tuple[str, str]]:
-    """Yield the final name of each node's output.
+def _stored(values: NDArray[Any], operator: str) -> onnx.TensorProto:
+    """Return a constant as it is stored, without a name.
+
+    The bounds of a Clip must be scalars. Others have an axis, as in files of earlier versions.
+    """
+    values = values.astype(np.float32) if values.dtype == np.float64 else values
+    return numpy_helper.from_array(
+        np.asarray(values, order="C") if operator == "Clip" else np.ascontiguousarray(values)
+    )
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield a name, then the name with the numbers from 2 on."""
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(2))
+
+
+def _tensor_names(nodes: list[_Node], output: str) -> dict[str, str]:
+    """Return the final name of the input and of each node's output.
 
     The last node of a layer has the layer's name; the others have the name of their operator, too.
     """
-    last = {node.layer: node for node in nodes}
-    seen: Counter[str] = Counter()
+    last = {node.layer: node.output for node in nodes}
+    names = {INPUT_NAME: INPUT_NAME, output: OUTPUT_NAME}
     for node in nodes:
-        if node.layer and node is last[node.layer]:
-            yield node.output, node.layer
+        if node.output == output:
             continue
         name = f"{node.layer or 'graph'}_{_SUFFIXES.get(node.operator, node.operator.lower())}"
-        seen[name] += 1
-        yield node.output, name if seen[name] == 1 else f"{name}_{seen[name]}"
+        wanted = node.layer if node.layer and last[node.layer] == node.output else name
+        names[node.output] = next(free for free in _numbered(wanted) if free not in names.values())
+    return names
 
 
 def _constant_name(node: _Node, index: int, constant: _Constant, tensor: str) -> str:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,13 @@ class Trace:
 
     def layer_of(self, node: str) -> str | None:
         """Return the layer in whose call a node was written; None if unknown."""
-        match = _LAYER.search(node)
-        return self.layers[int(match[1])] if match else None
+        return _layer_of(node, self.layers)
+
+
+def _layer_of(path: str, layers: Sequence[str]) -> str | None:
+    """Return the layer whose number is the last in a path."""
+    numbers = _LAYER.findall(path)
+    return layers[int(numbers[-1])] if numbers else None
 
 
 def trace(model: keras.Model, side: int) -> Trace:
@@ -86,9 +92,8 @@ def trace(model: keras.Model, side: int) -> Trace:
         raise StudyError(f"the network '{model.name}' is not a functional Keras model: {first_line(error)}") from error
     weights = {}
     for index, variable in enumerate(_variables(plain)):
-        layer = names[int(variable.path.split("/")[0].removeprefix("layer").removesuffix("end"))]
-        values = variable.numpy().astype(np.float32)
-        weights[f"weight{index}"] = Weight(layer, variable.name, values)
+        layer = _layer_of(variable.path, names)
+        weights[f"weight{index}"] = Weight(layer or "", variable.name, variable.numpy().astype(np.float32))
     if keras.backend.backend() == "tensorflow":
         graph = _convert(plain, side)
     else:
@@ -120,7 +125,7 @@ def _convertible(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
             kind = GroupedConvolution
         return kind.from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=numbered)
+    copy = keras.models.clone_model(model, clone_function=numbered, recursive=True)
     copy.set_weights(model.get_weights())
     return copy, tuple(names)
 
