@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import geopandas
@@ -15,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+import synthetic
 from synthetic import SEED as SEED_OF_THE_SAMPLE_DATA
 from synthetic import storage
 from synthetic.__main__ import main
@@ -28,12 +30,6 @@ from talud.files import md5
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 240
 SEED = 7
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in the root of the repository."""
-    command = [sys.executable, "-m", "synthetic", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -232,21 +228,35 @@ def test_command_refuses_invalid_arguments(option: str, value: str, capsys: pyte
 
 @pytest.mark.slow
 def test_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> None:
+    """Run the command as the documentation does, in the root of the repository."""
     folder = tmp_path / ARGELIA.name
     folder.mkdir()
     (folder / "inventory.gpkg").write_bytes(b"mine")
-    result = run("--out", str(tmp_path))
+    command = [sys.executable, "-m", "synthetic", "--out", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert re.fullmatch(r"synthetic: .*contains inventory\.gpkg.*\n", result.stderr)
     assert [path.read_bytes() for path in tmp_path.rglob("*.*")] == [b"mine"]
 
 
 @pytest.mark.slow
-def test_command_writes_small_files_of_both_basins(tmp_path: Path) -> None:
-    result = run("--out", str(tmp_path))
-    assert (result.returncode, result.stderr) == (0, "")
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 2 * len(storage.FILES)
-    assert sum(path.stat().st_size for path in files) < 12e6
-    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [str(tmp_path / each.name) for each in BASINS]
+def test_command_writes_all_files_of_both_basins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Write basins of the size of the other tests: whole ones take most of a minute."""
+    monkeypatch.setattr(synthetic, "make_basin", partial(make_basin, size=SIZE // 2))
+    assert main(["--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert [line.split(":")[0] for line in printed.out.splitlines()] == [str(tmp_path / each.name) for each in BASINS]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        tmp_path / each.name / file for each in BASINS for file in storage.FILES
+    )
     assert SEED_OF_THE_SAMPLE_DATA == 20150518
+
+
+def test_sample_data_is_small_enough_for_a_repository() -> None:
+    """The repository holds the files of both basins, by their checksums, and the list of each version of them."""
+    files = [path for path in (ROOT / "sample-data").rglob("*") if path.is_file()]
+    assert len(files) > 2 * len(storage.FILES)
+    assert sum(path.stat().st_size for path in files) < 12e6
