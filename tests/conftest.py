@@ -59,6 +59,16 @@ def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return runner(monkeypatch, capsys)
 
 
+@pytest.fixture
+def eager_tensorflow() -> Iterator[None]:
+    """Run TensorFlow's functions without tracing, which takes longer than a few steps of training."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of the real data."""

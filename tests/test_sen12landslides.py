@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +24,8 @@ SIDE = 32
 PARTS = {"train": 8, "val": 2, "test": 2}
 
 
-@pytest.fixture
-def _eager() -> Iterator[None]:
-    """Run TensorFlow's functions without tracing, which takes longer than two steps of training."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
-@pytest.mark.usefixtures("_eager")
+@pytest.mark.usefixtures("eager_tensorflow")
 def test_band_sets_train_and_score_on_official_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

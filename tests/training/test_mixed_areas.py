@@ -14,8 +14,9 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from patch_cubes import POST, PRE, synthetic_patch
 from talud.data.stack import build_stack
-from talud.data.stack_record import check_current_stack
+from talud.data.stack_record import check_current_stack, describe_resampling
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError
 from talud.evaluation.gate import missing_facts
@@ -69,11 +70,11 @@ def write_basin(project: Project, area: str, size: float, unit: str = "DN", **ta
     record.write_text(json.dumps({"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}))
 
 
-def project_of(root: Path, stack: dict[str, object], areas: dict[str, object], **changes: object) -> Project:
+def project_of(root: Path, stack: dict[str, object], sizes: dict[str, float | None], **changes: object) -> Project:
     """Write a project with areas of patches, given by their pixel size, and of basins, given as None."""
     described = {
-        name: {"role": "training", "folder": name} | ({} if size is None else {"patches": {"pixel_size": size}})
-        for name, size in areas.items()
+        name: {"role": "training", "folder": name} | ({"patches": {"pixel_size": size}} if size else {})
+        for name, size in sizes.items()
     }
     params = {
         "seed": 7, "areas": described, "band_sets": {"rgb": ["red", "green", "blue"]}, "stack": stack,
@@ -91,8 +92,9 @@ def two_patch_sets(root: Path, **stack: object) -> Project:
     write_patches(root / "fine", 128, seed=2)
     project = project_of(root, {"resolution": 10, **stack}, {"coarse": 10, "fine": 3})
     for area in ("coarse", "fine"):
-        record = build_stack(project, area)
-        assert record.resampled_to == (10 if stack and area == "fine" else None)
+        build_stack(project, area)
+        resampled = "patches resampled from 3 m to 10 m, in cells of 64 pixels" if stack and area == "fine" else ""
+        assert describe_resampling(project.stack(area)) == resampled
     return project
 
 
@@ -137,6 +139,28 @@ def test_resampled_areas_share_one_dataset(resampled: Project) -> None:
     assert padding.any()
     np.testing.assert_array_equal(dataset.validation.mask == 255, padding)
     assert sum(dataset.validation.area_sizes) == len(dataset.validation)
+
+
+def test_patches_of_all_sensors_are_resampled(tmp_path: Path) -> None:
+    own = [synthetic_patch(tmp_path / "cubes", f"italy_{number}", number) for number in range(COUNT)]
+    patches = {"images": "s2", "sar": "s1asc", "bands": ["red", "elevation", "vv_pre"], "pixel_size": 10}
+    described = {"role": "training", "folder": "cubes", "sar_unit": "db", "patches": patches}
+    options = {"pixel_sizes": "resample", "resolution": 20}
+    bands = {"rgb": ["red", "slope", "vv_pre"]}
+    project = project_of(tmp_path, options, {}, areas={"cubes": described}, band_sets=bands)
+    build_stack(project, "cubes")
+    with rasterio.open(project.stack("cubes")) as stack:
+        assert stack.tags()["TALUD_PATCH"] == "32"
+        assert stack.tags()["TALUD_SAR_UNIT"] == "db"
+        found = dict(zip(stack.descriptions, stack.read(window=rasterio.windows.Window(0, 0, 16, 16)), strict=True))
+    red, backscatter = own[0]["B04"][POST] / 1e4, 10 ** (own[0]["VV"][PRE].astype(float) / 10)
+    np.testing.assert_allclose(found["red"], red.reshape(16, 2, 16, 2).mean(axis=(1, 3)), rtol=1e-5)
+    power = backscatter.reshape(16, 2, 16, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(found["vv_pre"], 10 * np.log10(power), rtol=1e-4)
+    assert np.isfinite(found["slope"]).any()
+    dataset = Dataset.load(project, "rgb")
+    assert dataset.stack_format.differing_sizes == {"cubes": 10}
+    assert dataset.stack_format.pixel_size == 20
 
 
 def test_other_resampling_makes_the_stack_outdated(resampled: Project) -> None:
@@ -217,15 +241,18 @@ def test_settings_of_the_guide_are_valid() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
+@pytest.mark.usefixtures("eager_tensorflow")
 def test_model_of_mixed_areas_states_and_maps_their_sizes(mixed: Project, tmp_path: Path) -> None:
     dataset = Dataset.load(mixed, "rgb")
     config = TrialConfig.of(mixed.params, Hyperparameters(2, 0.001, 4, 1, None))
     assert len(config.training_batches(dataset)) == -(-2 * -(-len(dataset.training) // 2) // 4)
     state = train(dataset, config, tmp_path / "one.npz", state=TrialState(), max_epochs=1)
-    network = config.build_for_export(dataset.statistics)
+    network = config.build(dataset.statistics)
     network.set_weights(state.best)
     path = tmp_path / "model.onnx"
-    contract = export_model(network, dataset, mixed, ExportOrigin("rgb", "c0ffee", "run", {"filters": 2}), path)
+    origin = ExportOrigin(config.network, "rgb", "c0ffee", "run", {"filters": 2})
+    contract = export_model(network, dataset, mixed, origin, path)
     assert contract.input.pixel_sizes == (3, 10)
     assert contract.origin.area_pixel_sizes == {"fine": 3, "basin": 10}
     assert not missing_facts(contract)

@@ -71,6 +71,7 @@ def stack(
 
 def _build_areas(areas: list[str]) -> None:
     from talud.data.stack import build_stack
+    from talud.data.stack_record import describe_resampling
     from talud.project import Project
 
     project = Project.find()
@@ -79,6 +80,8 @@ def _build_areas(areas: list[str]) -> None:
             record = build_stack(project, area, progress)
         print(f"{area}: {project.stack(area).relative_to(project.root)}, {_record_line(record)}")
         sources.print_bands(project.stack(area))
+        if sentence := describe_resampling(project.stack(area)):
+            print(sentence)
 
 
 def _record_line(record: StackRecord) -> str:
@@ -104,8 +107,6 @@ def _record_line(record: StackRecord) -> str:
 def _patches_text(record: StackRecord) -> str:
     number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
     patches = counted(number, "patch", "patches")
-    if record.resampled_to:
-        patches += f" resampled to {record.resampled_to:g} m"
     if record.landslide_pixels is None:
         return f"{patches} without a mask, so the whole mask is unknown"
     without = f", {unknown:,} of them without a mask" if unknown else ""

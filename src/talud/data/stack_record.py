@@ -14,7 +14,7 @@ from talud.contract import Contract
 from talud.errors import StudyError
 from talud.params import Area, PatchData, Source, StackOptions
 from talud.project import Project, find_root
-from talud.raster import open_raster
+from talud.raster import PATCH_TAG, SOURCE_RESOLUTION_TAG, open_raster
 
 BANDS_TAG_PREFIX = "TALUD_BANDS_OF_"  # followed by a source: tag of the bands that were taken from it
 _SOURCES_TAG = "TALUD_SOURCES"
@@ -58,12 +58,6 @@ class StackRecord:
     unlabelled_patches: int | None = None
     settings: dict[str, Any] | None = None
 
-    @property
-    def resampled_to(self) -> float | None:
-        """Pixel size in metres to which patches were resampled; else None."""
-        stated = (self.settings or {}).get(_RESAMPLED)
-        return float(stated[0]) if stated else None
-
     def write(self, path: Path) -> None:
         """Write the record as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -76,6 +70,18 @@ def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[
     """
     shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in _LABEL_SOURCES}
     return {_SOURCES_TAG: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
+
+
+def describe_resampling(stack: Path) -> str:
+    """Describe the resampling of a patch stack; empty if none.
+
+    Raises:
+        SourceError: The stack cannot be read.
+    """
+    with open_raster(stack) as dataset:
+        tags = dataset.tags()
+    own, size = tags.get(SOURCE_RESOLUTION_TAG), tags.get("TALUD_RESOLUTION")
+    return f"patches resampled from {own} m to {size} m, in cells of {tags.get(PATCH_TAG)} pixels" if own else ""
 
 
 def remove_stale_records(project: Project, area: str) -> None:
