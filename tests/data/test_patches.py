@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from talud.data.patches import Block, patch_windows, read_patches, split_blocks
-from talud.errors import StudyError
+from talud.errors import SourceError, StudyError
 from talud.params import SplitOptions
 
 
@@ -250,3 +250,22 @@ def test_cuts_of_a_patch_stay_inside_it(tmp_path: Path, patch: int, starts: list
         corners = {(window.row_off - block.window.row_off, window.col_off - block.window.col_off) for window in own}
         assert corners == {(row, column) for row in starts for column in starts}
         assert {(window.height, window.width) for window in own} == {(min(patch, 8), min(patch, 8))}
+
+
+def test_stated_numbers_of_patches_are_checked(tmp_path: Path) -> None:
+    side, options = 4, SplitOptions(block=4, patch=4, stride=4)
+    truth = np.zeros((8, 8), np.uint8)
+    truth[::4, ::4] = 1
+
+    def split(parts: str) -> list[str]:
+        with rasterio.open(area(tmp_path / "m.tif", truth), "r+") as mask:
+            mask.update_tags(TALUD_PATCH=str(side), TALUD_PATCH_PARTS=parts)
+        return [block.part for block in split_blocks(tmp_path / "m.tif", options, 1)]
+
+    assert split("1 2 1") == ["training", "validation", "validation", "test"]
+    with pytest.raises(StudyError, match="has more patches than its split"):
+        split("1 1 1")
+    with pytest.raises(StudyError, match="none of the patches for validation contains a landslide"):
+        split("2 0 2")
+    with pytest.raises(SourceError, match="its tag TALUD_PATCH_PARTS is 'many'"):
+        split("many")

@@ -174,6 +174,16 @@ class PatchCube:
                 return number
         return numbers[int(np.argmax(shares))]
 
+    def invalid_pixels(self, number: int) -> NDArray[np.bool_]:
+        """Return the pixels whose scene class states no data.
+
+        There are none without scene classes.
+        """
+        x, y = self.coordinates
+        if _SCENE_CLASSES not in self.file:
+            return np.zeros((len(y), len(x)), bool)
+        return np.isin(self.plane(_SCENE_CLASSES, number), _INVALID_CLASSES)
+
     def plane(self, name: str, number: int) -> Plane:
         """Read a variable at a time, north up, NaN where invalid.
 
@@ -255,6 +265,7 @@ def read_bands(path: Path, sar: Path | None, variables: Mapping[str, str]) -> ND
         shape = cubes[0].shape
         found = []
         chosen: dict[tuple[Path, Moment], int | None] = {}
+        invalid: dict[tuple[Path, int], NDArray[np.bool_]] = {}
         for band, name in variables.items():
             cube, moment = _owner(cubes, name), moment_of(band)
             optical = band_named(band).group is Group.OPTICAL
@@ -268,7 +279,9 @@ def read_bands(path: Path, sar: Path | None, variables: Mapping[str, str]) -> ND
                 continue
             values = cube.plane(name, number)
             if optical:
-                values = _reflectance(cube, name, number, values)
+                if (cube.path, number) not in invalid:
+                    invalid[cube.path, number] = cube.invalid_pixels(number)
+                values = np.where(invalid[cube.path, number], np.nan, _reflectance(cube, name, values))
             found.append(values)
     return np.stack(found)
 
@@ -323,14 +336,11 @@ def _owner(cubes: list[PatchCube], name: str) -> PatchCube:
     return next((cube for cube in cubes if name in cube.file), cubes[0])
 
 
-def _reflectance(cube: PatchCube, name: str, number: int, values: Plane) -> Plane:
-    """Return reflectance, NaN where the scene class states no data."""
+def _reflectance(cube: PatchCube, name: str, values: Plane) -> Plane:
+    """Return reflectance of the values of an optical variable."""
     stored = cube.variable(name)
-    if stored.dtype.kind in "iu" and _number(stored, "scale_factor") is None:
-        values = values * _REFLECTANCE_PER_DN
-    if _SCENE_CLASSES in cube.file:
-        values = np.where(np.isin(cube.plane(_SCENE_CLASSES, number), _INVALID_CLASSES), np.nan, values)
-    return values
+    whole_numbers = stored.dtype.kind in "iu" and _number(stored, "scale_factor") is None
+    return values * _REFLECTANCE_PER_DN if whole_numbers else values
 
 
 def _dimensions(values: h5py.Dataset) -> list[str]:
