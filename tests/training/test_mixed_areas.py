@@ -28,10 +28,10 @@ from talud.params import Area, StackOptions, TrainingOptions
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import Layout, write_cog
-from talud.training.checkpoint import TrialState
+from talud.training.checkpoint import TrialState, trial_key
 from talud.training.dataset import Dataset
 from talud.training.export import ExportOrigin, export_model
-from talud.training.search import Hyperparameters
+from talud.training.search import Hyperparameters, recorded_hyperparameters
 from talud.training.trial import TrialConfig, train
 
 COUNT = 10  # patches of an area: six for training, two for validation, two for the test
@@ -187,7 +187,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     write_patches(root / "fine", 64, seed=2)
     areas = {"fine": 3, "basin": None}
     stack = {"pixel_sizes": "native", "resolution": 10}
-    project = project_of(root, stack, areas, training={"depth": 2, "balance": "area"})
+    project = project_of(root, stack, areas, training={"depth": 1, "balance": "area", "calibrate": False})
     build_stack(project, "fine")
     write_basin(project, "basin", 10, TALUD_SLOPE="zevenbergen_thorne", TALUD_LEE_WINDOW="0")
     return project
@@ -230,6 +230,16 @@ def test_smaller_patches_are_padded_as_unknown(mixed: Project, tmp_path: Path) -
         Dataset.load(project, "rgb")
     own = np.asarray(Image.open(tmp_path / "fine" / "images" / "0.png"))
     np.testing.assert_array_equal(patches.stack[0, :64, :64], own)
+
+
+def test_balance_identifies_a_trial_only_if_set(tmp_path: Path) -> None:
+    chosen, keys, recorded = Hyperparameters(2, 0.001, 4, 1, None), [], []
+    for balance in ({}, {"balance": "none"}, {"balance": "area"}):
+        project = project_of(tmp_path, {}, {"basin": None}, training={"depth": 1, **balance})
+        keys.append(trial_key(project, ("red",), "data", chosen))
+        recorded.append(recorded_hyperparameters(project.params, chosen).get("balance"))
+    assert keys[0] == keys[1] != keys[2]
+    assert recorded == [None, None, "area"]
 
 
 def test_settings_of_the_guide_are_valid() -> None:
