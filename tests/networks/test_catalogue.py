@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
-from onnx_writer import load_folded
 from talud.errors import ModelError
 from talud.networks.catalogue import NAMES, NetworkSpec, build_network, read_network
-from talud.networks.unet import NORMALISATION_SUFFIX
 from talud.training.calibration import PlattScaling, apply_to_last_layer, compute_logits
 
 BANDS = 4
 MEAN, DEVIATION = np.array([50, 60, 70, 3], np.float32), np.array([9, 5, 7, 2], np.float32)
+# Networks with which options of every network are tested; the tests of the plain U-Net have their own.
+VARIED = ("pretrained_unet", "multiscale_unet")
 SIDE = 32  # multiple of the alignment of every network below
 # Small options of each network.
 OPTIONS: dict[str, dict[str, Any]] = {
     "unet": {"filters": 3, "depth": 2},
     "pretrained_unet": {"filters": 2},
+    "resunet": {"filters": 3, "depth": 2},
+    "attention_unet": {"filters": 3, "depth": 2},
+    "multiscale_unet": {"filters": 3, "depth": 2},
+    "fusion_unet": {"filters": 3, "depth": 2, "band_filters": 2},
+    "dual_encoder": {"groups": [{"bands": 2}, {"bands": 1}, {"bands": 1, "pixels": 2}], "filters": 2, "depth": 3},
 }
 
 
@@ -41,8 +46,9 @@ def test_every_network_has_small_options_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_network_is_read_back_from_contract_fields(name: str) -> None:
     spec = small(name)
-    assert read_network(spec.name, spec.fields, "test") == spec
-    assert all(spec.fields[option] == value for option, value in OPTIONS[name].items())
+    fields = json.loads(json.dumps(spec.fields))
+    assert read_network(spec.name, fields, "test") == spec
+    assert set(fields) >= set(OPTIONS[name])
 
 
 @pytest.mark.parametrize(
@@ -52,6 +58,7 @@ def test_network_is_read_back_from_contract_fields(name: str) -> None:
         ("unet", {"filters": 3, "dept": 2}, "unknown key 'dept'; did you mean 'depth'?"),
         ("unet", {"depth": 2}, "the key 'filters' is missing"),
         ("pretrained_unet", {"stages": "1/8"}, "'pretrained_unet': stages: Input should be '1/16' or 'all'"),
+        ("dual_encoder", {"groups": []}, "'dual_encoder': groups: Tuple should have at least 1 item"),
         ("pretrained_unet", {"filters": 0}, "filters: Input should be greater than or equal to 1"),
     ],
 )
@@ -62,24 +69,24 @@ def test_unknown_network_or_option_is_refused(name: str, options: dict[str, Any]
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_folded_network_gives_the_same_probability(name: str) -> None:
-    trained = build_network(small(name), MEAN, DEVIATION, 1, batch_normalisation=True)
-    generator = np.random.default_rng(3)
-    for layer in trained.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([generator.uniform(0.5, 1.5, values.shape) for values in layer.get_weights()])
-    folded = build_network(small(name), MEAN, DEVIATION, 1)
-    load_folded(folded, trained)
-    names = {layer.name for layer in trained.layers if not layer.name.endswith(NORMALISATION_SUFFIX)}
-    assert {layer.name for layer in folded.layers} <= names
-    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
-    expected = np.asarray(trained(random_stack()))
-    assert expected.std() > 0.001
-    np.testing.assert_allclose(folded(random_stack()), expected, atol=1e-5)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": [{"bands": 3}]}, "the groups have 3 bands, but the stack has 4"),
+        ({"groups": [{"bands": 4, "pixels": 2}]}, "no group has the pixels of the stack; set pixels to 1"),
+        (
+            {"groups": [{"bands": 4, "encoder": "lite0"}], "depth": 3},
+            "group 0 has the encoder lite0, which needs depth 4",
+        ),
+    ],
+)
+def test_groups_that_do_not_fit_the_stack_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        build_network(read_network("dual_encoder", options, "test"), MEAN, DEVIATION, 1)
+    assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_last_layer_of_a_network_can_be_calibrated(name: str) -> None:
     model = build_network(small(name), MEAN, DEVIATION, 1)
     stack = np.moveaxis(random_stack()[1], -1, 0)
@@ -90,7 +97,7 @@ def test_last_layer_of_a_network_can_be_calibrated(name: str) -> None:
     np.testing.assert_allclose(probability, scaling.probability(logits), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_rematerialised_network_has_same_weights_and_gradients(name: str) -> None:
     import tensorflow as tf
 
@@ -107,7 +114,7 @@ def test_rematerialised_network_has_same_weights_and_gradients(name: str) -> Non
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_mixed_precision_network_is_near_its_float32_twin(name: str) -> None:
     plain, mixed = (build_network(small(name), MEAN, DEVIATION, 1, mixed_precision=one) for one in (False, "float16"))
     probability = np.asarray(mixed(random_stack()))

@@ -157,6 +157,8 @@ class AxisOrderRewriter:
         A reshape that turns an image of one channel is a transposition, too.
         """
         before, after = self._shapes[self._variable(node)], self._shapes[node.output[0]]
+        if node.op_type == "Reshape" and before == after:
+            return source
         order = _TO_ONNX if source.channels_last else _TO_TENSORFLOW
         turns = len(before) == 4 and after == tuple(before[axis] for axis in order)
         if node.op_type == "Transpose":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,34 @@ from talud.networks.unet import NORMALISATION_MOMENTUM, NORMALISATION_SUFFIX
 Activation = Literal["relu", "relu6", "sigmoid"]
 # Gain of the variance of weights before an activation (He et al., 2015); 1 where there is no rectifier.
 _GAINS = {"relu": 2.0, "relu6": 2.0}
+
+
+Gate = Callable[[int, Any, Any], Any]
+
+
+@keras.saving.register_keras_serializable("talud")
+class BandSlice(layers.Layer):  # type: ignore[misc]
+    """Consecutive bands of a stack."""
+
+    def __init__(self, first: int, count: int, **options: Any) -> None:
+        """Choose bands.
+
+        Args:
+            first: index of the first band.
+            count: number of bands.
+            options: options of every Keras layer.
+        """
+        super().__init__(**options)
+        self.first, self.count = first, count
+
+    def call(self, inputs: Any) -> Any:
+        """Return the bands of a stack (batch, height, width, bands)."""
+        return inputs[..., self.first : self.first + self.count]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the options with which the layer is made again."""
+        config: dict[str, Any] = super().get_config()
+        return config | {"first": self.first, "count": self.count}
 
 
 @dataclass(frozen=True)
@@ -54,11 +83,22 @@ class Blocks:
         return self._finish(layer(x), name, activation)
 
     def depthwise(
-        self, x: Any, side: int, name: str, *, stride: int = 1, activation: Activation | None = "relu6"
+        self,
+        x: Any,
+        side: int,
+        name: str,
+        *,
+        stride: int = 1,
+        multiplier: int = 1,
+        activation: Activation | None = "relu6",
     ) -> Any:
-        """Append a depthwise convolution, its normalisation and its activation."""
+        """Append a depthwise convolution, its normalisation and its activation.
+
+        `multiplier` is the number of filters of each channel.
+        """
         layer = layers.DepthwiseConv2D(
             side,
+            depth_multiplier=multiplier,
             strides=stride,
             padding="same",
             use_bias=not self.normalised,
@@ -76,9 +116,48 @@ class Blocks:
         """Append an up-sampling that repeats each pixel 2 × 2 times."""
         return layers.UpSampling2D(2, interpolation="nearest", dtype=self.dtype, name=name)(x)
 
+    def pool(self, x: Any, name: str, *, side: int = 2, average: bool = False) -> Any:
+        """Append a pooling, of maxima or means, with windows that do not overlap."""
+        kind = layers.AveragePooling2D if average else layers.MaxPooling2D
+        return kind(side, dtype=self.dtype, name=name)(x)
+
+    def encoder(self, x: Any, filters: int, depth: int, name: str = "encoder") -> list[Any]:
+        """Return the tensor of each scale of a U-Net's encoder, finest first.
+
+        Args:
+            x: tensor at the finest scale.
+            filters: filters at the finest scale, doubled at each coarser one.
+            depth: number of poolings.
+            name: start of the names of the layers.
+        """
+        scales = [self.pair(x, filters, f"{name}_0")]
+        for level in range(1, depth + 1):
+            pooled = self.pool(scales[-1], f"{name}_{level}_pool")
+            scales.append(self.pair(pooled, filters * 2**level, f"{name}_{level}"))
+        return scales
+
+    def decoder(self, scales: list[Any], widths: Sequence[int], gate: Gate | None = None) -> list[Any]:
+        """Return the tensor of each scale of a U-Net's decoder, finest first.
+
+        Args:
+            scales: tensor of each scale of the encoder, finest first.
+            widths: filters of each scale but the coarsest.
+            gate: function of the level, the encoder's tensor and the up-sampled one to what replaces the encoder's.
+        """
+        found = [scales[-1]]
+        for level in reversed(range(len(scales) - 1)):
+            larger, skip = self.up(found[0], f"up_{level}"), scales[level]
+            skip = skip if gate is None else gate(level, skip, larger)
+            found.insert(0, self.pair(self.join([larger, skip], f"skip_{level}"), widths[level], f"decoder_{level}"))
+        return found
+
     def join(self, tensors: list[Any], name: str) -> Any:
         """Concatenate the channels of tensors of equal size."""
         return layers.Concatenate(dtype=self.dtype, name=name)(tensors)
+
+    def multiply(self, tensors: list[Any], name: str) -> Any:
+        """Multiply tensors; a single channel applies to all of the other tensor."""
+        return layers.Multiply(dtype=self.dtype, name=name)(tensors)
 
     def add(self, tensors: list[Any], name: str) -> Any:
         """Add tensors of equal shape."""

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue, ValidationError
 
 from talud.errors import ModelError
-from talud.networks import pretrained_unet, unet
+from talud.networks import cited_unets, dual_encoder, pretrained_unet, unet
 from talud.networks.blocks import Blocks
+from talud.networks.cited_unets import CitedUnetOptions, FusionUnetOptions
 from talud.networks.locality import check_local
 from talud.networks.rematerialisation import Rematerialised
 from talud.networks.unet import Precision, Scaling
@@ -65,6 +66,11 @@ class _Network:
 _NETWORKS: Mapping[str, _Network] = {
     unet.NAME: _Network(UnetOptions, None),
     "pretrained_unet": _Network(pretrained_unet.PretrainedUnetOptions, pretrained_unet.build_features),
+    "resunet": _Network(CitedUnetOptions, cited_unets.build_resunet),
+    "attention_unet": _Network(CitedUnetOptions, cited_unets.build_attention_unet),
+    "multiscale_unet": _Network(CitedUnetOptions, cited_unets.build_multiscale_unet),
+    "fusion_unet": _Network(FusionUnetOptions, cited_unets.build_fusion_unet),
+    "dual_encoder": _Network(dual_encoder.DualEncoderOptions, dual_encoder.build_features),
 }
 NAMES = tuple(_NETWORKS)
 
@@ -118,7 +124,7 @@ def build_network(
         (batch, height, width, 1), both float32.
 
     Raises:
-        ModelError: A layer is not local.
+        ModelError: A layer is not local, or the options do not fit the bands.
     """
     features = _NETWORKS[spec.name].features
     if features is None:

@@ -73,11 +73,8 @@ def build_features(stack: Any, options: PretrainedUnetOptions, blocks: Blocks) -
     Returns:
         Features (batch, height, width, filters).
     """
-    *skips, x = encode(stack, STAGES if options.stages == "all" else STAGES[:STAGES_TO_SIXTEENTH], blocks)
-    for level in reversed(range(len(skips))):
-        x = blocks.join([blocks.up(x, f"up_{level}"), skips[level]], f"skip_{level}")
-        x = blocks.pair(x, round(options.filters * _WIDTHS[level]), f"decoder_{level}")
-    return x
+    scales = encode(stack, STAGES if options.stages == "all" else STAGES[:STAGES_TO_SIXTEENTH], blocks)
+    return blocks.decoder(scales, [round(options.filters * width) for width in _WIDTHS])[0]
 
 
 def encode(stack: Any, stages: tuple[Stage, ...], blocks: Blocks, prefix: str = "") -> list[Any]:

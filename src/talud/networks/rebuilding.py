@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from talud.contract import NetworkArchitecture
-from talud.engine.model_file import weights_digest
 from talud.errors import ModelError
 from talud.networks import unet
 from talud.networks.catalogue import build_network, read_network
@@ -38,7 +37,7 @@ def from_onnx(
     Raises:
         ModelError: The graph is not that of the network, or of a network of the catalogue.
     """
-    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.graph.initializer}
+    constants = _named_constants(graph)
     refused = f"{origin}: is not a float32 network of talud train, so it cannot be trained further"
     try:
         stated = architecture or _plain_unet(constants)
@@ -50,7 +49,7 @@ def from_onnx(
                 layer.set_weights([_kernel(constants, layer), constants[f"{layer.name}_bias"]])
     except (KeyError, ValueError, IndexError) as error:
         raise ModelError(refused) from error
-    if weights_digest(to_onnx(model)) != weights_digest(graph):
+    if not _equal(_named_constants(to_onnx(model)), constants):
         raise ModelError(refused)
     return model
 
@@ -58,10 +57,24 @@ def from_onnx(
 def _kernel(constants: dict[str, NDArray[np.float32]], layer: keras.Layer) -> NDArray[np.float32]:
     """Return a kernel in Keras's axis order.
 
-    A depth-wise kernel is (height, width, channels, 1) there, others are (height, width, in, out).
+    A depth-wise kernel is (height, width, channels, filters of a channel) there, others are (height, width, in, out).
     """
     kernel = constants[f"{layer.name}_kernel"]
-    return kernel.transpose(2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else kernel.transpose(2, 3, 1, 0)
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return kernel.transpose(2, 3, 0, 1).reshape(layer.kernel.shape)
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def _named_constants(graph: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    return {constant.name: numpy_helper.to_array(constant) for constant in graph.graph.initializer}
+
+
+def _equal(first: dict[str, NDArray[np.float32]], second: dict[str, NDArray[np.float32]]) -> bool:
+    """Return whether constants are equal in any order.
+
+    The order depends on the normalisations of a network.
+    """
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def _plain_unet(constants: dict[str, NDArray[np.float32]]) -> NetworkArchitecture:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from talud.engine.model_file import INPUT_NAME
 from talud.errors import StudyError
-from talud.networks import unet  # noqa: F401  its layers are registered for loading
+from talud.networks import blocks  # noqa: F401  its layers are registered for loading
 from talud.text import first_line
 
 OPSET = 18

@@ -112,13 +112,14 @@ def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _halve_weights(graph: onnx.GraphProto) -> None:
-    """Convert kernels and biases to float16.
+    """Convert the constants of all operators from the first convolution on to float16.
 
     The scales of a Resize remain, since ONNX allows only float32 there.
     """
-    weights = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
+    first = next(place for place, node in enumerate(graph.node) if node.op_type == "Conv")
+    used = {name for node in graph.node[first:] if node.op_type != "Resize" for name in node.input}
     for constant in graph.initializer:
-        if constant.name in weights:
+        if constant.name in used and constant.data_type == TensorProto.FLOAT:
             halved = numpy_helper.to_array(constant).astype(np.float16)
             constant.CopyFrom(numpy_helper.from_array(halved, constant.name))
 
