@@ -100,7 +100,7 @@ def log_the_same_data(root: Path) -> None:
     """Log the same data to pairs of runs from two processes at the same time."""
     store = Store.open(root, create=True)
     with store.runs.study("7band · pair", TAGS) as parent:
-        runs = [_run_in(store, parent, f"{number}") for number in range(60)]
+        runs = [_run_in(store, parent, f"{number}") for number in range(30)]
     pairs = ("one", "other", runs[::2]), ("other", "one", runs[1::2])
     command = [sys.executable, "-c", LOG_DATA, root]
     processes = [subprocess.Popen([*command, mine, other, *half]) for mine, other, half in pairs]
@@ -110,7 +110,7 @@ def log_the_same_data(root: Path) -> None:
         for process in processes:
             process.kill()
     found = [store.client.get_run(run).inputs.dataset_inputs[0].dataset.digest for run in runs]
-    assert found == [f"{number // 2:036x}" for number in range(60)]
+    assert found == [f"{number // 2:036x}" for number in range(30)]
 
 
 @pytest.mark.slow

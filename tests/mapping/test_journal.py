@@ -440,7 +440,7 @@ def test_run_killed_at_random_times_makes_identical_files(exporter: Callable[...
     out, kills, finished = tmp_path / "map", 0, {}
     total = json.loads((tmp_path / "expected_map/prediction.json").read_text())["tiles"]
     assert total > 300
-    for target in [*sorted(chance.sample(range(1, total), 5)), total, total]:
+    for target in [*sorted(chance.sample(range(1, total), 3)), total]:
         run = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while run.poll() is None and len(tiles(out)) < target:
             time.sleep(0.002)
@@ -454,7 +454,7 @@ def test_run_killed_at_random_times_makes_identical_files(exporter: Callable[...
         finished = now
         assert not out.exists() or set(products(out)) <= set(products(tmp_path / "expected_map"))
     result = subprocess.run([*command, out], check=True, capture_output=True, text=True)
-    assert kills >= 5, seed
+    assert kills >= 3, seed
     if finished:
         assert f"resumed with {len(finished)} of {total} tiles" in result.stdout, seed
     assert products(out) == products(tmp_path / "expected_map"), seed
