@@ -30,6 +30,7 @@ from talud.measurement import features
 from talud.measurement.features import FeatureStatistics
 from talud.measurement.samples import MIN_MAPPED_SHARE, sample_windows
 from talud.metrics import Confusion
+from talud.raster import patch_content
 
 # Groups whose values depend on illumination, atmosphere and sensor; terrain does not.
 RADIOMETRIC_GROUPS = (Group.OPTICAL, Group.SAR)
@@ -159,8 +160,11 @@ def _sample_windows(
             f"{raster}: lacks the bands of {', '.join(stack.info.missing_groups)}, which adapting the model needs; add "
             "their sources"
         )
-    side = stack.info.patch or side
-    sample = _drop_outliers(sample_windows(stack, stack.grid.windows(side), side), radiometric)
+    patch = stack.info.patch
+    if patch:
+        alignment = stack.contract.input.alignment
+        side = max(patch_content(stack.info.tags, patch, raster) // alignment * alignment, alignment)
+    sample = _drop_outliers(sample_windows(stack, stack.grid.windows(patch or side), side), radiometric)
     if len(sample) < MIN_WINDOWS:
         raise MismatchError(
             f"{raster}: has {len(sample)} squares of {side} pixels of which at least {MIN_MAPPED_SHARE:.0%} can be "

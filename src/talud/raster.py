@@ -29,6 +29,8 @@ from talud.text import dimensions, first_line
 
 # Tag of a patch stack: the side of its patches in pixels.
 PATCH_TAG = "TALUD_PATCH"
+# Tag of a stack of padded patches: side in pixels of the part of a cell that its patch covers, from the upper left.
+CONTENT_TAG = "TALUD_PATCH_CONTENT"
 # Tag of a stack of resampled patches: their own pixel size, in metres.
 SOURCE_RESOLUTION_TAG = "TALUD_SOURCE_RESOLUTION"
 PARTS_TAG = "TALUD_PATCH_PARTS"  # numbers of training, validation and test patches, in that order, such as "60 20 20"
@@ -91,6 +93,27 @@ def patch_side(dataset: DatasetReader) -> int | None:
             f"it has {dimensions(dataset.width, dataset.height)}; run talud stack (or dvc repro) again"
         )
     return side
+
+
+def patch_content(tags: Mapping[str, str], side: int, name: str | Path) -> int:
+    """Return the side in pixels of a patch without its padding.
+
+    Args:
+        tags: tags of a patch stack.
+        side: result of `patch_side`.
+        name: name of the stack, for the message.
+
+    Raises:
+        SourceError: The tag is not valid.
+    """
+    stated = tags.get(CONTENT_TAG, str(side))
+    content = int(stated) if re.fullmatch("[1-9][0-9]{0,5}", stated) else 0
+    if not 0 < content <= side:
+        raise SourceError(
+            f"{name}: its tag {CONTENT_TAG} is {stated[:20]!r}, but its patches have {side} pixels a side; run talud "
+            "stack (or dvc repro) again"
+        )
+    return content
 
 
 def patch_parts(dataset: DatasetReader) -> tuple[int, int, int] | None:

@@ -241,6 +241,28 @@ def test_patch_stack_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
         split_blocks(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
 
 
+def test_blocks_of_padded_patches_leave_the_padding_out(tmp_path: Path) -> None:
+    mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])
+    chosen = SplitOptions(block=8, patch=4, stride=4, validation=0.2, test=0.2)
+    whole = split_blocks(mask, chosen, seed=1)
+    with rasterio.open(mask, "r+") as raster:
+        raster.update_tags(TALUD_PATCH_CONTENT="5")
+    blocks = split_blocks(mask, chosen, seed=1)
+    assert {(block.window.height, block.window.width) for block in blocks} == {(5, 5)}
+    assert [(block.window.row_off, block.window.col_off, block.part) for block in blocks] == [
+        (block.window.row_off, block.window.col_off, block.part) for block in whole
+    ]
+
+
+@pytest.mark.parametrize("content", ["0", "9", "five", "-1"])
+def test_impossible_content_of_patches_is_refused(tmp_path: Path, content: str) -> None:
+    mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])
+    with rasterio.open(mask, "r+") as raster:
+        raster.update_tags(TALUD_PATCH_CONTENT=content)
+    with pytest.raises(SourceError, match=f"mask.tif: its tag TALUD_PATCH_CONTENT is '{content}'"):
+        split_blocks(mask, SplitOptions(block=8, patch=4), seed=1)
+
+
 @pytest.mark.parametrize(("patch", "starts"), [(8, [0]), (6, [0, 2]), (4, [0, 4]), (12, [0])])
 def test_cuts_of_a_patch_stay_inside_it(tmp_path: Path, patch: int, starts: list[int]) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])

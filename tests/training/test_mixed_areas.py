@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import rasterio
 import yaml
@@ -23,6 +24,7 @@ from talud.evaluation.gate import missing_facts
 from talud.files import md5
 from talud.grid import Grid
 from talud.mapping.options import MapOptions
+from talud.measurement.features import FeatureStatistics
 from talud.measurement.sites import Site
 from talud.params import Area, StackOptions, TrainingOptions
 from talud.products.prediction import predict
@@ -131,13 +133,15 @@ def test_patches_are_resampled_one_by_one(resampled: Project) -> None:
 def test_resampled_areas_share_one_dataset(resampled: Project) -> None:
     dataset = Dataset.load(resampled, "rgb")
     assert dataset.training.area_sizes[0] == 6 * 4
-    assert 6 <= dataset.training.area_sizes[1] <= 6 * 4  # parts of a cell may be padding
+    assert dataset.training.area_sizes[1] == 6 * 4  # at 0 and 6 of the 38 pixels
     assert dataset.stack_format.pixel_size == 10
     assert dataset.stack_format.trained_sizes == ()
     assert dataset.stack_format.differing_sizes == {"coarse": 10, "fine": 3}
-    padding = np.isnan(dataset.validation.stack).all(axis=-1)
-    assert padding.any()
-    np.testing.assert_array_equal(dataset.validation.mask == 255, padding)
+    assert not np.isnan(dataset.training.stack).any()
+    assert not np.isnan(dataset.validation.stack).any()
+    # Each pixel of a validation patch counts once, although the cuts overlap.
+    assert np.count_nonzero(dataset.validation.mask != 255) == 2 * (64**2 + 38**2)
+    assert {block.window.height for block in dataset.blocks["fine"]} == {38}
     assert sum(dataset.validation.area_sizes) == len(dataset.validation)
 
 
@@ -184,7 +188,7 @@ def test_areas_of_other_pixel_size_need_an_option(tmp_path: Path) -> None:
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project with a basin of 10 m next to patches of 3 m, each at its own pixel size."""
     root = tmp_path_factory.mktemp("mixed")
-    write_patches(root / "fine", 64, seed=2)
+    write_patches(root / "fine", 48, seed=2)
     areas = {"fine": 3, "basin": None}
     stack = {"pixel_sizes": "native", "resolution": 10}
     project = project_of(root, stack, areas, training={"depth": 1, "balance": "area", "calibrate": False})
@@ -223,13 +227,13 @@ def test_smaller_patches_are_padded_as_unknown(mixed: Project, tmp_path: Path) -
     build_stack(project, "fine")
     patches = Site.of(project, "fine").cut_patches(("red", "green", "blue"), "training")
     assert patches.stack.shape == (6, 96, 96, 3)
-    assert np.isnan(patches.stack[:, 64:]).all()
-    assert np.isnan(patches.stack[:, :, 64:]).all()
+    assert np.isnan(patches.stack[:, 48:]).all()
+    assert np.isnan(patches.stack[:, :, 48:]).all()
     np.testing.assert_array_equal(patches.mask == 255, np.isnan(patches.stack[..., 0]))
-    with pytest.raises(StudyError, match=r"split\.patch is 96 pixels, but the patches of fine have at most 64"):
+    with pytest.raises(StudyError, match=r"split\.patch is 96 pixels, but the patches of fine have at most 48"):
         Dataset.load(project, "rgb")
     own = np.asarray(Image.open(tmp_path / "fine" / "images" / "0.png"))
-    np.testing.assert_array_equal(patches.stack[0, :64, :64], own)
+    np.testing.assert_array_equal(patches.stack[0, :48, :48], own)
 
 
 def test_balance_identifies_a_trial_only_if_set(tmp_path: Path) -> None:
@@ -266,6 +270,7 @@ def test_model_of_mixed_areas_states_and_maps_their_sizes(mixed: Project, tmp_pa
     assert contract.input.pixel_sizes == (3, 10)
     assert contract.origin.area_pixel_sizes == {"fine": 3, "basin": 10}
     assert not missing_facts(contract)
+    assert FeatureStatistics.of(onnx.load(path)).side == 48
     blocks = [block for area in dataset.blocks.values() for block in area if block.part == "validation"]
     assert contract.measured.validation.blocks == len(blocks)
     model = Model.load(path, provider="cpu")

@@ -16,6 +16,7 @@ from talud.data import sources
 from talud.errors import SourceError, TaludWarning
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.raster import (
+    CONTENT_TAG,
     PARTS_TAG,
     PATCH_TAG,
     Layout,
@@ -26,7 +27,7 @@ from talud.raster import (
 )
 
 CLASS_COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
-_COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG, PARTS_TAG)
+_COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG, CONTENT_TAG, PARTS_TAG)
 
 
 def mask_layout(stack_tags: Mapping[str, str]) -> Layout:

@@ -32,7 +32,7 @@ from talud.params import Area
 from talud.process import stderr_suppressed
 from talud.progress import Progress
 from talud.project import Project
-from talud.raster import PARTS_TAG, PATCH_TAG, SOURCE_RESOLUTION_TAG, Layout, write_cog
+from talud.raster import CONTENT_TAG, PARTS_TAG, PATCH_TAG, SOURCE_RESOLUTION_TAG, Layout, write_cog
 
 # A local CRS, since the patches have no known location.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
@@ -162,6 +162,7 @@ def _tags(name: str, area: Area, cells: _Cells) -> dict[str, str]:
         "TALUD_RESOLUTION": f"{cells.pixel_size:.10g}",
         SOURCE_RESOLUTION_TAG: f"{data.pixel_size:.10g}" if cells.resampling else None,
         PATCH_TAG: cells.side,
+        CONTENT_TAG: cells.resampling.new_side if cells.resampling else None,
         PARTS_TAG: " ".join(map(str, parts)) if parts else None,
         BANDS_TAG_PREFIX + "IMAGES": ", ".join(f"{band} {number}" for band, number in data.bands.items()),
         **cells.folder.bands.processing_tags,

@@ -22,7 +22,7 @@ from talud.errors import StudyError
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import SplitOptions
-from talud.raster import open_raster, patch_parts, patch_side
+from talud.raster import open_raster, patch_content, patch_parts, patch_side
 
 SplitPart = Literal["training", "validation", "test"]
 SPLIT_PARTS: tuple[SplitPart, ...] = ("training", "validation", "test")
@@ -72,9 +72,9 @@ def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, .
 
     The result depends only on mask, options and seed. The blocks of rasters are sorted by landslide share and assigned
     in that order, so that each part gets its share of blocks with many landslides, with few, and with none. The blocks
-    of a patch stack are its patches. They have the parts of the data set's own split, if the stack states it.
-    Otherwise, since patches with consecutive numbers may overlap on the ground, the first ones are for training, the
-    next for validation, the last for test.
+    of a patch stack are its patches, without padding. They have the parts of the data set's own split, if the stack
+    states it. Otherwise, since patches with consecutive numbers may overlap on the ground, the first ones are for
+    training, the next for validation, the last for test.
 
     Blocks without a known pixel, or too small for a patch at the raster's edge, belong to no part; in a patch stack,
     smaller blocks are padded.
@@ -208,9 +208,10 @@ def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], lis
     shares: list[float] = []
     with open_raster(mask) as dataset:
         side = patch_side(dataset)
+        content = patch_content(dataset.tags(), side, mask) if side else 0
         guard = 0 if side else options.guard  # patches need no buffer, since they are not neighbours on the ground
         for cell in Grid.of(dataset).windows(block_side(dataset, options)):
-            height, width = cell.height - 2 * guard, cell.width - 2 * guard
+            height, width = (content or length - 2 * guard for length in (cell.height, cell.width))
             if not side and min(height, width) < options.patch:
                 continue
             inner = Window(cell.col_off + guard, cell.row_off + guard, width, height)

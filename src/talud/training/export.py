@@ -117,7 +117,11 @@ def _measure_features(
 
     Return None if no window of the blocks has enough mapped pixels.
     """
-    side = project.params.split.block // contract.input.alignment * contract.input.alignment
+    block = project.params.split.block
+    sides = {int(site.blocks[0].window.height) if site.patch_side else block for site in dataset.sites}
+    if len(sides) > 1:  # the statistics are of windows of one side
+        block = min(sides)
+    side = block // contract.input.alignment * contract.input.alignment
     if not side:
         return None
     per_site = max(1, MAX_SAMPLE_PIXELS // side**2 // len(dataset.sites))
