@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from hostile_bytes import cut, flipped
 from patch_cubes import CLEAR, CLOUD, DAYS, NO_DATA, POST, PRE, over_time, synthetic_patch, write_cube
 from talud.data import terrain
+from talud.data.patch_contract import find_patches
 from talud.data.patch_cubes import open_cube
-from talud.data.patch_folder import PatchFolder, find_patches
+from talud.data.patch_folder import PatchFolder
+from talud.data.sar import lee_filter
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, SourceError, TaludWarning
 from talud.params import PatchData, StackOptions
@@ -138,7 +140,10 @@ def test_sar_comes_from_the_file_of_the_same_patch(tmp_path: Path) -> None:
     np.testing.assert_allclose(image[1], variables["VV"][PRE], rtol=1e-5)
     np.testing.assert_allclose(image[2], variables["VH"][POST], rtol=1e-5)
     power = found(tmp_path, StackOptions(sar_unit="power"), sar="s1asc", bands=bands)
-    np.testing.assert_allclose(power.read(power.pairs[0])[0][1], 10 ** (variables["VV"][PRE] / 10), rtol=1e-5)
+    linear = 10 ** (variables["VV"][PRE].astype(float) / 10)
+    np.testing.assert_allclose(power.read(power.pairs[0])[0][1], linear, rtol=1e-5)
+    smooth = found(tmp_path, StackOptions(sar_unit="power", lee_window=3), sar="s1asc", bands=bands)
+    np.testing.assert_allclose(smooth.read(smooth.pairs[0])[0][1], lee_filter(linear, 3), rtol=1e-5)
     assert "sar" in patches.fingerprints
     assert "masks" not in patches.fingerprints
     assert len(patches.files) == 2
@@ -291,6 +296,8 @@ def test_folder_is_read_in_the_order_of_a_contract(tmp_path: Path, tiny_model: P
     np.testing.assert_allclose(image[1], variables["VV"][POST], rtol=1e-5)
     np.testing.assert_allclose(image[2], variables["B03"][POST] / 1e4, rtol=1e-5)
     np.testing.assert_array_equal(mask, variables["MASK"][0])
+    with pytest.raises(MismatchError, match=r"has pixels of 10 m, the model expects 12\.5 m; resample the patches"):
+        find_patches(folder.parent, contract.replace(pixel_size=12.5), None)
     write_cube(folder / "italy_s2_7.nc", {name: variables[name] for name in ("B03", "VV", "MASK")})
     with pytest.raises(MismatchError, match="has no band slope; name its channel"):
         find_patches(folder.parent, contract, None)

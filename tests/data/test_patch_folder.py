@@ -457,6 +457,24 @@ def test_records_of_older_patch_stacks_stay_current(tmp_path: Path) -> None:
     check_current_stack(Project(tmp_path, changed), "there")
 
 
+def test_patches_with_terrain_and_sar_are_resampled(tmp_path: Path) -> None:
+    written = all_bands(1)
+    written["VV pre"][...] = np.where(np.mgrid[:SIDE, :SIDE].sum(axis=0) % 2, -20, -10)
+    geotiff(tmp_path / "data/images/1.tif", written, size=5.0)
+    area = {"patches": {"bands": ["red", "green", "blue", "elevation", "vv_pre"]}, "sar_unit": "db", "role": "transfer"}
+    stack_options = StackOptions(pixel_sizes="resample", resolution=10)
+    project = Project(tmp_path, params(**area).model_copy(update={"stack": stack_options}))
+    build_patch_stack(project, "there")
+    with rasterio.open(project.stack("there")) as stack:
+        values = dict(zip(stack.descriptions, stack.read()[:, : SIDE // 2, : SIDE // 2], strict=True))
+        assert (stack.transform.a, stack.units[4]) == (10, "dB")
+    np.testing.assert_allclose(values["vv_pre"], 10 * np.log10((0.1 + 0.01) / 2), rtol=1e-5)  # the mean of power
+    coarse = written["red"].reshape(SIDE // 2, 2, SIDE // 2, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(values["red"], coarse, rtol=1e-4)
+    np.testing.assert_allclose(values["slope"], np.degrees(np.arctan(0.5 * 3 / 5)), rtol=1e-4)
+    check_current_stack(project, "there")
+
+
 def test_patch_stack_with_terrain_depends_on_its_options(tmp_path: Path) -> None:
     geotiff(tmp_path / "data/images/1.tif", all_bands(1))
     area = {"patches": {"bands": ["red", "green", "blue", "elevation", "vv_pre"]}, "sar_unit": "db", "role": "transfer"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -129,8 +130,8 @@ def test_tiff_bands_are_matched_by_name(folder: Path, model: Model) -> None:
 
 
 def test_hdf5_patches_need_channel_names(talud: Run, folder: Path, model: Model) -> None:
-    def write(folder: Path, name: str) -> None:
-        channels = np.zeros((SIDE, SIDE, 14))
+    def write(folder: Path, name: str, count: int = 14) -> None:
+        channels = np.zeros((SIDE, SIDE, count))
         channels[..., [3, 2, 1]] = np.moveaxis(image(name), 0, -1)
         with h5py.File(folder / f"images/image_{name}.h5", "w") as file:
             file["img"] = channels
@@ -140,6 +141,8 @@ def test_hdf5_patches_need_channel_names(talud: Run, folder: Path, model: Model)
     png = json.loads(talud("patches", "--json")[1])
     rewrite(folder, write)
     assert json.loads(talud("patches", "--json", "--bands", "red=4,green=3,blue=2")[1]) == png
+    assert json.loads(talud("patches", "--json")[1]) == png  # the channels of Landslide4Sense are known
+    rewrite(folder, partial(write, count=13))
     code, _, stderr = talud("patches")
     assert code == 1
     assert "has no channel names; give them, for example --bands red=4,green=3,blue=2" in stderr

@@ -95,7 +95,7 @@ class PatchCube:
         x, y = self.coordinates
         text = _text(self.file, "crs")
         if not text and "spatial_ref" in self.file:
-            text = _text(self.file["spatial_ref"], "crs_wkt")
+            text = _text(array_in(self.file, self.path, "spatial_ref", 0, 1), "crs_wkt")
         # GDAL would also read a file whose path the text is.
         if not re.fullmatch(r"EPSG:[0-9]{4,6}", text) and not re.match(
             r"(PROJ|GEOG|GEOD|COMPOUND|BOUND)[A-Z]*\[", text
@@ -240,11 +240,11 @@ def check_cube(path: Path, sar: Path | None, variables: Mapping[str, str]) -> tu
     Raises:
         SourceError: The file lacks a variable, or cannot be read, or that of the SAR variables has another grid.
     """
-    moments = {moment_of(band) for band in variables}
     with _open_all(path, sar) as cubes:
         for name in variables.values():
             _owner(cubes, name).variable(name)
-        dated = all(cube.images[moment] for cube in cubes for moment in moments if moment)
+        moments = [(_owner(cubes, name), moment_of(band)) for band, name in variables.items()]
+        dated = all(cube.images[moment] for cube, moment in moments if moment)
         return cubes[0].shape, dated
 
 

@@ -6,7 +6,6 @@ files hold the mask too. They are paired by name: `0012.png` in both folders, or
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,23 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.bands import Group, band_named
-from talud.contract import Contract
-from talud.data import patch_bands, patch_cubes, patch_files, sources, stack_spec
-from talud.data.band_names import MissingBandError
+from talud.data import patch_bands, patch_cubes, patch_files
 from talud.data.patch_bands import MIN_TERRAIN_SIDE, Channel, PatchBands
 from talud.data.patch_channels import number_bands
-from talud.data.patch_files import IMAGE_SUFFIXES, NETCDF_SUFFIXES, TIFF_SUFFIXES, Layout, PatchShape
+from talud.data.patch_files import IMAGE_SUFFIXES, NETCDF_SUFFIXES, Layout, PatchShape
 from talud.data.patch_index import cube_name, patch_name, select_patches
 from talud.data.patches import SPLIT_PARTS, SplitPart
-from talud.errors import MismatchError, ParamsError, SourceError, TaludWarning
+from talud.errors import SourceError, TaludWarning
 from talud.files import md5
 from talud.metrics import UNKNOWN
 from talud.params import PatchData, SarUnit, StackOptions
 from talud.text import counted, dimensions
 
-_COLOURS = ("red", "green", "blue")
 MAX_PATCH_SIDE = 2048  # side in pixels; a larger image should be an area of rasters
-_PIXEL_SIZE_TOLERANCE = 1e-3  # share by which the pixel sizes of patches may differ
+PIXEL_SIZE_TOLERANCE = 1e-3  # share by which the pixel sizes of patches may differ
 _OPTICAL_UNITS: Mapping[Layout, str] = {"image": "DN", "channels": "1", "variables": "reflectance"}
 
 
@@ -83,6 +79,8 @@ class PatchFolder:
         data: PatchData,
         sar_unit: SarUnit | None = None,
         options: StackOptions | None = None,
+        *,
+        default_size: float | None = None,
     ) -> PatchFolder:
         """Find and check the patches of a folder.
 
@@ -93,6 +91,7 @@ class PatchFolder:
             data: locations within the folder, filter of the index, and channel numbers of the bands.
             sar_unit: unit of SAR bands. Default: that of the first image.
             options: methods of slope and curvature, unit of the resulting SAR bands, and speckle filter.
+            default_size: pixel size in metres of images without a metric CRS, instead of that of `data`.
 
         Raises:
             SourceError: A file is missing, cannot be read, or does not fit the others.
@@ -103,7 +102,7 @@ class PatchFolder:
         layout = _common_layout(pairs)
         stored = number_bands([pair.image for pair in pairs], pairs[0].sar, data, layout)
         shape = _common_shape(pairs, stored, layout)
-        size = _pixel_size(pairs[0].image, data, shape)
+        size = _pixel_size(pairs[0].image, data, shape, default_size)
         unit = _sar_unit(pairs[0].image, stored, layout, sar_unit)
         if "elevation" in stored and shape.height < MIN_TERRAIN_SIDE:
             raise SourceError(f"{pairs[0].image}: has {shape.height} pixels a side, too few for the slope of a patch")
@@ -164,8 +163,8 @@ class PatchFolder:
     def _read_mask(self, pair: ImageMaskPair) -> NDArray[np.uint8]:
         classes = None
         if pair.mask is not None:
-            same = self.layout == "variables" and pair.mask == pair.image
-            classes = patch_cubes.read_mask(pair.mask) if same else patch_files.read_mask(pair.mask)
+            variable = pair.mask == pair.image or pair.mask.suffix.lower() in NETCDF_SUFFIXES
+            classes = patch_cubes.read_mask(pair.mask) if variable else patch_files.read_mask(pair.mask)
         if classes is None:
             return np.full((self.side, self.side), UNKNOWN, np.uint8)
         _check_side(pair.mask or pair.image, classes.shape, self.side)
@@ -174,10 +173,10 @@ class PatchFolder:
 
 def _find_pairs(folder: Path, data: PatchData) -> tuple[ImageMaskPair, ...]:
     """Find images and masks, and the SAR files of the same patches."""
-    images = _files_by_name(folder, data.images)
+    images = files_by_name(folder, data.images)
     if not images:
         raise SourceError(f"{folder / data.images}: has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    masks = _files_by_name(folder, data.masks)
+    masks = files_by_name(folder, data.masks)
     if masks and not masks.keys() & images.keys():
         image, mask = next(iter(images.values())), next(iter(masks.values()))
         raise SourceError(
@@ -186,7 +185,7 @@ def _find_pairs(folder: Path, data: PatchData) -> tuple[ImageMaskPair, ...]:
         )
     index = folder / data.index if data.index else None
     chosen = select_patches(index, data, images.keys())
-    sar = _files_by_name(folder, data.sar) if data.sar else {}
+    sar = files_by_name(folder, data.sar) if data.sar else {}
     without = [name for name in chosen if name not in sar] if data.sar else []
     if without:
         raise SourceError(
@@ -201,12 +200,12 @@ def _find_pairs(folder: Path, data: PatchData) -> tuple[ImageMaskPair, ...]:
 
 def _mask_of(image: Path, mask: Path | None) -> Path | None:
     """Return the path of a mask, which may be a variable of the image."""
-    if mask is None and image.suffix.lower() in NETCDF_SUFFIXES | patch_files.HDF5_SUFFIXES:
+    if mask is None and patch_files.layout_of(image) == "variables":
         return image if patch_cubes.has_variable(image, patch_cubes.MASK) else None
     return mask
 
 
-def _files_by_name(folder: Path, place: str) -> dict[str, Path]:
+def files_by_name(folder: Path, place: str) -> dict[str, Path]:
     """Return images or masks by their common name."""
     found: dict[str, Path] = {}
     try:
@@ -281,7 +280,7 @@ def _compare(image: Path, shape: PatchShape, first_image: Path, first: PatchShap
             f"{image}: has {shape.height} pixels a side, but {first_image.name} has {first.height}; all need one"
         )
     sizes = [one.pixel_size or 0.0 for one in (shape, first)]
-    if abs(sizes[0] - sizes[1]) > _PIXEL_SIZE_TOLERANCE * max(sizes):
+    if abs(sizes[0] - sizes[1]) > PIXEL_SIZE_TOLERANCE * max(sizes):
         found, expected = (f"pixels of {size:g} m" if size else "no projected CRS" for size in sizes)
         raise SourceError(
             f"{image}: has {found}, but {first_image.name} has {expected}; resample the patches to one pixel size, or "
@@ -289,9 +288,11 @@ def _compare(image: Path, shape: PatchShape, first_image: Path, first: PatchShap
         )
 
 
-def _pixel_size(image: Path, data: PatchData, shape: PatchShape) -> float:
+def _pixel_size(image: Path, data: PatchData, shape: PatchShape, default: float | None) -> float:
     """Return the pixel size in metres, of the files or given."""
     given = "pixel_size" in data.model_fields_set
+    if shape.pixel_size is None and default is not None:
+        return default
     if shape.geographic and not given:
         raise SourceError(
             f"{image}: has coordinates in degrees; set patches.pixel_size, in metres, or warp the patches to a "
@@ -299,7 +300,7 @@ def _pixel_size(image: Path, data: PatchData, shape: PatchShape) -> float:
         )
     if shape.pixel_size is None:
         return data.pixel_size
-    if given and abs(data.pixel_size - shape.pixel_size) > _PIXEL_SIZE_TOLERANCE * shape.pixel_size:
+    if given and abs(data.pixel_size - shape.pixel_size) > PIXEL_SIZE_TOLERANCE * shape.pixel_size:
         raise SourceError(
             f"{image}: has pixels of {shape.pixel_size:g} m, but pixel_size is {data.pixel_size:g}; leave it out, or "
             "resample the patches"
@@ -326,66 +327,3 @@ def _sar_unit(image: Path, bands: Mapping[str, Channel], layout: Layout, given: 
 def _check_side(path: Path, shape: tuple[int, ...], side: int) -> None:
     if shape != (side, side):
         raise SourceError(f"{path}: has {dimensions(shape[1], shape[0])}, but the patches have {side} × {side} pixels")
-
-
-def find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
-    """Find patches with their bands in contract order.
-
-    SAR bands are taken to have the unit that the contract states.
-
-    Args:
-        folder: folder with images and masks.
-        contract: contract of the model that reads them.
-        bands: band name → channel number. Default: the names in the first image.
-
-    Raises:
-        SourceError: The folder has no patches, or one cannot be read.
-        ParamsError: A channel number is less than 1.
-        MismatchError: The images lack a band of the contract, or do not name their channels.
-    """
-    for name, number in (bands or {}).items():
-        if number < 1:
-            raise ParamsError(f"band {name} has channel number {number}, but channels are numbered from 1")
-    expected = contract.input.band_names
-    found: Mapping[str, int | None]
-    if bands is None:
-        first = next(iter(_files_by_name(folder, PatchData().images).values()), None)
-        named = first is None or patch_files.layout_of(first) == "variables"
-        found = dict.fromkeys(expected) if named or first is None else _image_bands(first)
-    else:
-        found = bands
-    computed = {"slope", "curvature"} if "elevation" in found else set()
-    missing = [name for name in expected if name not in found and name not in computed]
-    if missing:
-        raise MismatchError(
-            f"{folder}: has no band {', '.join(missing)}; it has {', '.join(found)}, the model expects "
-            f"{', '.join(expected)}; name the channels, for example --bands red=1,green=2,blue=3"
-        )
-    wanted = {name: found[name] for name in found if name in expected or (name == "elevation" and computed)}
-    data = PatchData.model_construct(bands=wanted, pixel_size=contract.input.pixel_size)
-    options = stack_spec.stack_options(contract)
-    try:
-        patches = PatchFolder.find(folder, data, options.sar_unit, options)
-    except MissingBandError as error:
-        raise MismatchError(f"{error}; the model expects {', '.join(expected)}") from error
-    return dataclasses.replace(patches, bands=dataclasses.replace(patches.bands, names=expected))
-
-
-def _image_bands(image: Path) -> dict[str, int]:
-    """Return band name → channel number of an image.
-
-    Three channels without names are red, green and blue.
-    """
-    if patch_files.layout_of(image) == "channels":
-        raise MismatchError(f"{image}: has no channel names; give them, for example --bands red=4,green=3,blue=2")
-    with sources.open_source(image) as dataset:
-        named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
-        count = sources.count_bands_without_alpha(dataset)
-    if named and image.suffix.lower() in TIFF_SUFFIXES:
-        return named
-    if count != len(_COLOURS):
-        raise MismatchError(
-            f"{image}: has {counted(count, 'channel')} without names; give them, for example "
-            "--bands red=3,green=2,blue=1"
-        )
-    return {name: number for number, name in enumerate(_COLOURS, start=1)}

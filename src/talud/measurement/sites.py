@@ -16,7 +16,8 @@ from rasterio.windows import Window
 
 from talud.bands import Group
 from talud.contract import Contract
-from talud.data.patch_folder import PatchFolder, find_patches
+from talud.data.patch_contract import find_patches
+from talud.data.patch_folder import PatchFolder
 from talud.data.patches import Block, Patches, SplitPart, read_patches, split_blocks
 from talud.data.stack_record import check_current_stack
 from talud.engine.runtime import Model
