@@ -22,7 +22,7 @@ from talud.engine.margins import receptive_field
 from talud.engine.model_file import weights_digest
 from talud.errors import StudyError
 from talud.networks import unet
-from talud.networks.export import to_onnx
+from talud.networks.export import to_onnx, with_last_layer
 from talud.networks.unet import Scaling
 
 BANDS = 3
@@ -166,6 +166,15 @@ def test_export_is_reproducible_and_its_sides_are_free() -> None:
     assert weights_digest(first) != weights_digest(to_onnx(randomised(network(stem), seed=2)))
     sides = first.graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", BANDS, "height", "width"]
+
+
+def test_changed_last_layer_is_replaced_in_the_graph() -> None:
+    model = randomised(network(stem))
+    graph = to_onnx(model)
+    model.layers[-1].set_weights([3 * weight for weight in model.layers[-1].get_weights()])
+    replaced = with_last_layer(graph, model).SerializeToString(deterministic=True)
+    assert replaced == to_onnx(model).SerializeToString(deterministic=True)
+    assert replaced != graph.SerializeToString(deterministic=True)
 
 
 def test_alignment_above_the_first_side_is_exported() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from talud.engine.margins import receptive_field
 from talud.errors import ModelError, StudyError
@@ -43,3 +45,24 @@ def to_onnx(model: keras.Model) -> onnx.ModelProto:
             f"{_SIDE_PIXELS}; change the strides of its layers"
         )
     return graph
+
+
+def with_last_layer(graph: onnx.ModelProto, model: keras.Model) -> onnx.ModelProto:
+    """Return a copy of an exported graph with the present weights of the last layer.
+
+    A conversion takes a second or more, and the calibration changes only this layer.
+
+    Args:
+        graph: graph of `to_onnx`.
+        model: model of the graph, whose last layer is a convolution.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    layer = model.layers[-1]
+    kernel, bias = layer.get_weights()
+    weights = {f"{layer.name}_kernel": kernel.transpose(3, 2, 0, 1), f"{layer.name}_bias": bias}
+    for constant in result.graph.initializer:
+        if constant.name in weights:
+            values = np.ascontiguousarray(weights[constant.name], np.float32)
+            constant.CopyFrom(numpy_helper.from_array(values, constant.name))
+    return result

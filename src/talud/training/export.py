@@ -34,7 +34,7 @@ from talud.measurement.samples import MAX_SAMPLE_PIXELS, band_histogram, differe
 from talud.measurement.sites import assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
 from talud.networks.catalogue import NetworkSpec
-from talud.networks.export import to_onnx
+from talud.networks.export import to_onnx, with_last_layer
 from talud.project import Project
 from talud.training import calibration
 from talud.training.dataset import Dataset
@@ -83,7 +83,7 @@ def export_model(model: keras.Model, dataset: Dataset, project: Project, origin:
     draft = _draft_contract(graph, dataset, origin)
     if project.params.training.calibrate:
         calibrated = _calibrate_last_layer(model, draft, dataset)
-        graph = to_onnx(model)
+        graph = with_last_layer(graph, model)
         draft = draft.replace(calibration=calibrated, weights=weights_digest(graph))
     save_model(graph, draft, path)
     shipped = Model.load(path)
