@@ -25,7 +25,15 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from talud.bands import band_named, groups_of
-from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin, variant_path
+from talud.contract import (
+    BandContract,
+    Contract,
+    Measurements,
+    ModelInput,
+    ModelOrigin,
+    NetworkArchitecture,
+    variant_path,
+)
 from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.quantization.precision import quantize_to_int8
@@ -53,14 +61,20 @@ def random_network() -> Any:
     return unet.build(FILTERS, DEPTH, mean, deviation, seed=1)
 
 
-def write_model(path: Path) -> None:
-    """Write the model as `talud train` exports it, and its int8 variant."""
+def write_model(path: Path, network: Any = None, architecture: NetworkArchitecture | None = None) -> None:
+    """Write a model as `talud train` exports it, and its int8 variant.
+
+    Args:
+        path: path of the float32 file.
+        network: Keras model of the bands. Default: the plain U-Net.
+        architecture: name and options of the network, for the contract.
+    """
     from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
     from talud.networks.export import to_onnx
     from talud.training import export
 
-    graph = to_onnx(random_network())
+    graph = to_onnx(network or random_network())
     field = receptive_field(graph)
     bands = tuple(
         BandContract(
@@ -85,7 +99,8 @@ def write_model(path: Path) -> None:
             areas=("random values",),
             commit="unknown",
             run_id="0" * 32,
-            hyperparameters={"filters": FILTERS, "depth": DEPTH},
+            hyperparameters={} if architecture else {"filters": FILTERS, "depth": DEPTH},
+            network=architecture,
         ),
         measured=Measurements(
             threshold=0.5,

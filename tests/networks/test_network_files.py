@@ -131,6 +131,8 @@ def test_float16_file_has_nearly_the_same_map(case: Case, tmp_path: Path) -> Non
     assert 0 < np.abs(one_pass(variant, case.stack) - expected).mean() < 0.005
 
 
+# The others are in test_rebuilding.py.
+@pytest.mark.parametrize("case", ["resunet", "attention_unet", "fusion_unet", "dual_encoder"], indirect=True)
 def test_network_is_rebuilt_from_its_file(case: Case) -> None:
     rebuilt = from_onnx(onnx.load(case.path), case.model.contract.origin.network, "test")
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in rebuilt.layers)
