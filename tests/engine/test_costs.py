@@ -108,12 +108,12 @@ def test_no_crop_has_a_large_kernel(lite0: onnx.ModelProto) -> None:
 def test_live_bytes_of_a_small_graph_are_counted_by_hand() -> None:
     """A convolution, its ReLU in place, a Concat of it and the stack, and a last convolution."""
     network = Network()
-    first = network.node("Relu", network.convolution("stack", 3, incoming=3, outgoing=8))
-    network.convolution(network.node("Concat", first, "stack", axis=1), 1, incoming=11, outgoing=1)
+    first = network.node("Relu", network.convolution("stack", 3, incoming=3, outgoing=16))
+    network.convolution(network.node("Concat", first, "stack", axis=1), 1, incoming=19, outgoing=1)
     graph = NetworkGeometry(network.finished("probability"))
-    # The stack has 3 float32 bands: 12 bytes a pixel; then 32 for 8 channels, 44 for 11, and 4 for the probability.
-    assert bare_pass(graph).peak_bytes(10, 20) == (12 + 32 + 44) * 200
-    assert bare_pass(graph).live_bytes[:, 0].tolist() == [44, 44, 88, 60]
+    # The stack has 3 float32 bands: 12 bytes a pixel. The others have blocks of 16 channels: 64 and 128 bytes.
+    assert bare_pass(graph).peak_bytes(10, 20) == (12 + 64 + 128) * 200
+    assert bare_pass(graph).live_bytes[:, 0].tolist() == [76, 76, 204, 204]
 
 
 def test_weights_of_reduced_precision_count_as_arithmetic() -> None:

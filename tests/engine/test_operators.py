@@ -191,18 +191,38 @@ def test_pixels_outside_the_margin_have_no_effect(networks: dict[str, Model]) ->
         assert np.array_equal(one_pass(model, changed)[cell, cell], expected), (name, side)
 
 
-@pytest.mark.parametrize("operator", ["GlobalAveragePool", "InstanceNormalization", "ReduceMean"])
-def test_operator_with_a_global_reach_has_no_margin(operator: str) -> None:
+def network_with_global_operator(operator: str) -> onnx.ModelProto:
+    """Return a network that scales its features by a statistic of the image."""
     network = Network()
     values = network.convolution("stack", 3, incoming=3)
-    if operator == "InstanceNormalization":
-        changed = network.node(
-            operator, values, network.constant(np.ones(CHANNELS)), network.constant(np.ones(CHANNELS))
-        )
-    elif operator == "ReduceMean":
-        changed = network.node(operator, values, network.constant([2, 3], np.int64))
-    else:
-        changed = network.node(operator, values)
-    network.convolution(network.node("Mul", values, changed), 1, outgoing=1)
-    with pytest.raises(ModelError, match=operator):
-        NetworkGeometry(network.finished("probability")).margins()
+    inputs = {
+        "InstanceNormalization": [network.constant(np.ones(CHANNELS)), network.constant(np.ones(CHANNELS))],
+        "ReduceMean": [network.constant([2, 3], np.int64)],
+        "ReduceMax": [network.constant([-1, -2], np.int64)],
+    }
+    changed = network.node(operator, values, *inputs.get(operator, []))
+    gate = network.node("Sigmoid", network.convolution(changed, 1))
+    network.node("Sigmoid", network.convolution(network.node("Mul", values, gate), 1, outgoing=1))
+    return network.finished("probability")
+
+
+@pytest.mark.parametrize(
+    "operator", ["GlobalAveragePool", "InstanceNormalization", "ReduceMean", "ReduceMax", "Softmax"]
+)
+def test_operator_that_sees_the_whole_image_is_refused(tiny_model: Path, tmp_path: Path, operator: str) -> None:
+    """The message names the operator and the reason."""
+    graph = network_with_global_operator(operator)
+    reason = f"'{operator}' .* depends on the whole image, so a map could not be computed in tiles"
+    with pytest.raises(ModelError, match=reason):
+        receptive_field(graph)
+    helper.set_model_props(graph, Model.load(tiny_model).contract.to_metadata())
+    onnx.save(graph, tmp_path / "global.onnx")
+    with pytest.raises(ModelError, match=rf"global\.onnx: .*{reason}"):
+        Model.load(tmp_path / "global.onnx")
+
+
+def test_softmax_along_the_bands_is_not_global() -> None:
+    network = Network()
+    network.node("Softmax", network.convolution("stack", 3, incoming=3, outgoing=1), axis=1)
+    with pytest.raises(ModelError, match=r"'Softmax' .* is not known"):
+        receptive_field(network.finished("probability"))

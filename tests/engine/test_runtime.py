@@ -106,11 +106,10 @@ def test_halo_is_rounded_up_to_at_most_the_exact_one(unets: dict[int, Model]) ->
     assert model.tiling((999, 999), 256, 9999) == model.tiling((999, 999), 256)
 
 
-def test_memory_grows_with_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", 5 * 10**8)
+def test_memory_grows_with_the_batch(unets: dict[int, Model]) -> None:
     model = unets[4]
-    tiling = model.tiling((9000, 9000))
-    assert model.memory_bytes(tiling) <= 5 * 10**8 < model.memory_bytes(tiling, 4)
+    tiling = model.tiling((9000, 9000), memory=2 * 10**8)
+    assert model.memory_bytes(tiling) <= 2 * 10**8 < model.memory_bytes(tiling, 4)
     fixed = model.memory_bytes(tiling, 0)
     assert model.memory_bytes(tiling, 4) - fixed == 4 * (model.memory_bytes(tiling) - fixed)
     assert model.batch_size(tiling) == 1  # on the CPU
@@ -132,22 +131,9 @@ def test_smaller_halo_or_shifted_lattice_changes_the_result(unets: dict[int, Mod
 
 def test_large_array_is_tiled_automatically(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     model, stack = unets[2], noise(150, 170)
-    monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", 5 * 10**6)
+    monkeypatch.setattr("talud.engine.planning.DEFAULT_MEMORY_BYTES", 5 * 10**6)
     assert len(model.tiling((150, 170))) > 1
     assert np.array_equal(model.probability(stack), in_one_pass(model, stack))
-
-
-@pytest.mark.parametrize("shape", [(20_000, 30_000), (700, 90_000), (1100, 1000), (9, 9)])
-@pytest.mark.parametrize("memory", [2 * 10**9, 10**9])
-def test_default_tile_fits_into_memory_and_is_cropped(
-    unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], memory: int
-) -> None:
-    monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", memory)
-    model = unets[4]
-    tiling = model.tiling(shape)
-    assert model.memory_bytes(tiling) <= memory
-    assert tiling.can_crop or len(tiling) == 1
-    assert len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= 704
 
 
 def test_model_states_the_provider_of_its_session(model: Model) -> None:

@@ -108,6 +108,17 @@ def test_resumed_map_recomputes_no_tile_and_is_identical(
     assert not working(tmp_path / "map").exists()
 
 
+def test_map_is_resumed_with_another_memory_if_its_tiles_fit(
+    model: Model, stack: Path, expected_map: dict[str, bytes], attempts: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    """Its tiles are kept if they fit, so that another machine or --memory resumes it."""
+    make_interrupted_map(model, stack, tmp_path / "map", attempts)
+    tried = attempts()
+    outcome = predict(model, stack, tmp_path / "map", tile=None, memory="1GB")
+    assert (len(tried), outcome.taken_over, outcome.tile) == (2, 4, (32, 32))
+    assert products(tmp_path / "map") == expected_map
+
+
 def test_tile_that_fails_once_is_retried(
     model: Model, stack: Path, expected_map: dict[str, bytes], attempts: Callable[..., list[int]], tmp_path: Path
 ) -> None:

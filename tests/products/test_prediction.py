@@ -495,3 +495,31 @@ def test_raster_in_degrees_is_rejected_with_a_hint(model: Model, tmp_path: Path)
     stack = write_stack(tmp_path / "s.tif", noise(30, 30), grid=grid)
     with pytest.raises(MismatchError, match="talud map"):
         predict(model, stack, tmp_path / "map")
+
+
+def test_memory_decides_the_tiles_and_is_recorded(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "stack.tif", noise(250, 300))
+    small = predict(model, stack, tmp_path / "small", MapOptions(memory="14MB"))
+    large = predict(model, stack, tmp_path / "large", MapOptions(memory="1GB"))
+    assert small.memory <= 14_000_000 < large.memory
+    assert small.tiles > large.tiles == 1
+    assert small.arithmetic > 1.1 > large.arithmetic == 1
+    record = json.loads((tmp_path / "small/prediction.json").read_text())
+    assert (record["memory"], record["arithmetic"]) == (small.memory, small.arithmetic)
+    for name in ("probability.tif", "landslides.tif"):
+        assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        ("1kB", r"the memory is 1.0KB, but tiles of \d+ pixels, .* use --memory \d+MB or more"),
+        ("plenty", "the memory is plenty; it must be a size such as 4GB or 500MB"),
+        ("-2GB", "the memory is -2GB; it must be a size such as 4GB or 500MB"),
+        (0, "the memory is 0; it must be a size such as 4GB or 500MB"),
+    ],
+)
+def test_unusable_memory_is_refused_in_one_line(model: Model, tmp_path: Path, memory: object, said: str) -> None:
+    stack = write_stack(tmp_path / "stack.tif", noise(60, 70))
+    with pytest.raises(ParamsError, match=said):
+        predict(model, stack, tmp_path / "map", MapOptions(memory=memory))

@@ -37,6 +37,7 @@ MAP_OPTIONS: dict[str, Any] = {
     "tile": Annotated[int | None, _option("tile", least=1)],
     "halo": Annotated[int | None, _option("halo", least=0)],
     "batch": Annotated[int | None, _option("batch", least=1)],
+    "memory": Annotated[str | None, _option("memory", metavar="SIZE")],
     "provider": Annotated[Literal["auto", "cpu", "cuda"], _option("provider")],
     "precision": Annotated[Literal["float32", "int8", "float16"] | None, _option("precision")],
     "workers": Annotated[int | None, _option("workers", least=1)],

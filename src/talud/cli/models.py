@@ -302,6 +302,12 @@ def _card_tables(found: ModelCard) -> list[Table]:
     for key, value in contract.items():
         if value not in (None, {}, [], (), ""):
             stated.add_row(key.replace("_", " "), _cell(value))
+    tiles = found.tiles
+    stated.add_row(
+        "tiles",
+        f"halo {tiles['halo']} pixels; {tiles['raster_side']}² in tiles of {tiles['tile']}² within "
+        f"{tiles['memory_bytes'] / 1e9:.2g} GB, {tiles['arithmetic']:.2f} times the arithmetic of one pass",
+    )
     if found.gate is None:
         return [about, stated, bands]
     gate = Table("gate", "passed", "result")

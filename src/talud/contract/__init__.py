@@ -27,6 +27,7 @@ from talud.contract.parts import (
     ModelOrigin,
     NetworkArchitecture,
     ParentModel,
+    PassMemory,
     Precision,
     ReducedPrecision,
     Subset,
@@ -51,6 +52,7 @@ __all__ = [
     "ModelOrigin",
     "NetworkArchitecture",
     "ParentModel",
+    "PassMemory",
     "Precision",
     "ReducedPrecision",
     "Subset",
@@ -87,6 +89,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "scores": "measured",
     "parity": "measured",
     "calibration": "measured",
+    "memory": "measured",
     "validation": "measured",
     "precision": "derived",
     "loss": "measured",
@@ -95,7 +98,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
 }
 
 # Fields that are left out where they are empty, as in files that were written before they existed.
-_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes", "network"})
+_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes", "network", "memory"})
 
 
 class Contract(FrozenModel):

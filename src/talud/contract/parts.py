@@ -235,6 +235,16 @@ class Validation(FrozenModel):
     correlation: float = Field(ge=-1, le=1, description="correlation of the two shares between blocks")
 
 
+class PassMemory(FrozenModel):
+    """Memory of a pass of the network, per pixel of its window.
+
+    The window is that of a core of 1024 pixels with its halo.
+    """
+
+    plain: float = Field(gt=0, le=1e6, description="bytes per pixel of a pass of the whole network")
+    cropped: float = Field(gt=0, le=1e6, description="bytes per pixel of the passes over cropped tiles of all kinds")
+
+
 class Measurements(FrozenModel):
     """Threshold of a model, and its measured properties."""
 
@@ -252,6 +262,9 @@ class Measurements(FrozenModel):
     )
     calibration: Calibration | None = Field(
         None, description="calibration of the probabilities; missing in older files and if switched off"
+    )
+    memory: PassMemory | None = Field(
+        None, description="memory of a pass, as determined when the file was exported; missing in older files"
     )
     validation: Validation | None = Field(None, description="counts on the validation blocks; missing in older files")
     loss: dict[str, float] = Field(

@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 
 from talud.engine.cropping import crop_steps
 from talud.engine.margins import POINTWISE, CroppedAxis, Margin, NetworkGeometry
+from talud.engine.tiling import round_up
+from talud.errors import ModelError
 
+BLOCK_CHANNELS = 16  # largest block of ONNX Runtime's layout, that of processors with AVX-512
 # Coefficients of H·W, H, W and 1.
 Polynomial = NDArray[np.float64]
 _Margins = tuple[Margin, Margin]  # of rows and columns
@@ -53,8 +56,13 @@ class PassCost:
 
 
 def bare_pass(network: NetworkGeometry) -> PassCost:
-    """Return the cost of the plain graph on a window."""
-    axis = network.cropped_axis(Margin(0, 0))
+    """Return the cost of the plain graph on a window.
+
+    If the reach of an operator is not known, each tensor counts with as many pixels as the input.
+    """
+    outputs = [name for node in network.nodes for name in node.output]
+    none = dict.fromkeys((network.input, *outputs), Margin(0, 0))
+    axis = CroppedAxis(none, none, none)
     return cropped_pass(network, axis, axis)
 
 
@@ -67,7 +75,7 @@ def cropped_pass(network: NetworkGeometry, rows: CroppedAxis, columns: CroppedAx
         columns: margins of the columns.
 
     Raises:
-        ModelError: The reach of an operator is not known.
+        ModelError: The graph contradicts itself.
     """
     steps = list(_Steps(network, rows, columns))
     multiply_adds = np.sum([step.multiply_adds for step in steps], axis=0)
@@ -97,8 +105,13 @@ class _Steps:
 
     def __init__(self, network: NetworkGeometry, rows: CroppedAxis, columns: CroppedAxis) -> None:
         self.network, self.axes = network, (rows, columns)
-        self.scales = network.scales()
+        try:
+            self.scales = network.scales()
+        except ModelError:
+            self.scales = {}
         self.kernels = _kernel_sizes(network)
+        # Tensors that a convolution has written, whose channels ONNX Runtime stores in blocks.
+        self.blocked: set[str] = set()
 
     def __iter__(self) -> Iterator[_Step]:
         """Yield the operators."""
@@ -107,6 +120,8 @@ class _Steps:
             output = node.output[0]
             if output not in self.axes[0].given:
                 continue
+            if node.op_type == "Conv" or not self.blocked.isdisjoint(self.network.variable_inputs(node)):
+                self.blocked.add(output)
             inputs = []
             for name in self.network.variable_inputs(node):
                 wide = self.axes[0].given[name], self.axes[1].given[name]
@@ -120,9 +135,7 @@ class _Steps:
                     yield from self._crop(name, inputs[-1], wide, narrow)
             pixels = self._pixels(output, (self.axes[0].given[output], self.axes[1].given[output]))
             arithmetic = pixels * self.kernels.get(node.input[1], 0) if node.op_type == "Conv" else _NOTHING
-            yield _Step(
-                output, inputs, pixels * _pixel_bytes(self.network, output), arithmetic, node.op_type in POINTWISE
-            )
+            yield _Step(output, inputs, pixels * self._pixel_bytes(output), arithmetic, node.op_type in POINTWISE)
 
     def _crop(self, name: str, result: str, wide: _Margins, narrow: _Margins) -> Iterator[_Step]:
         """Yield the steps that crop a tensor."""
@@ -135,12 +148,15 @@ class _Steps:
             margins = left[0], left[1]
             pixels, taps = self._pixels(name, margins), cuts[0].taps * cuts[1].taps
             output = result if margins == narrow else f"{result}_step_{number}"
-            size = pixels * _pixel_bytes(self.network, name)
+            size = pixels * self._pixel_bytes(name)
             yield _Step(output, [source], size, pixels * channels * taps, overwrites=False)
             source = output
 
+    def _pixel_bytes(self, name: str) -> int:
+        return _pixel_bytes(self.network, name, BLOCK_CHANNELS if name in self.blocked else 1)
+
     def _pixels(self, name: str, margins: _Margins) -> Polynomial:
-        return _area(self.scales[name], margins)
+        return _area(self.scales.get(name, 1), margins)
 
 
 def _area(scale: int, margins: _Margins) -> Polynomial:
@@ -178,9 +194,9 @@ def _channels(network: NetworkGeometry, name: str) -> int:
     )
 
 
-def _pixel_bytes(network: NetworkGeometry, name: str) -> int:
+def _pixel_bytes(network: NetworkGeometry, name: str, block: int = 1) -> int:
     form = network.forms.get(name)
-    return _channels(network, name) * (form.dtype.itemsize if form else 4)
+    return round_up(_channels(network, name), block) * (form.dtype.itemsize if form else 4)
 
 
 def _kernel_sizes(network: NetworkGeometry) -> dict[str, int]:

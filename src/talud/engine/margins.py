@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from math import ceil, floor, lcm
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,26 @@ from onnx import helper, numpy_helper, shape_inference
 
 from talud.engine.tiling import round_up
 from talud.errors import ModelError
+from talud.text import first_line
 
 POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
 POINTWISE |= {"BatchNormalization", "HardSigmoid", "HardSwish", "QuantizeLinear", "DequantizeLinear"}
 POINTWISE |= {"LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Mish", "Tanh", "Erf", "Softplus", "Softsign"}
 POINTWISE |= {"Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Max", "Min", "Sum", "Greater", "Less", "Not"}
+
+# Largest number of nodes of a graph that is cropped: the search for branches takes its square in bits.
+MAX_CROPPED_NODES = 5_000
+
+# Operators whose output depends on the whole image, and those that do unless they work along the bands (axis 1) only.
+_GLOBAL = {"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"}
+_GLOBAL |= {"Attention", "MultiHeadAttention", "Flatten", "Gemm", "MatMul", "RNN", "LSTM", "GRU", "NonZero", "DFT"}
+_ALONG_AXES = {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceL1"}
+_ALONG_AXES |= {"ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "MeanVarianceNormalization", "LayerNormalization"}
+_ALONG_AXES |= {"Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum", "ArgMax", "ArgMin", "TopK"}
+
+
+class GlobalReachError(ModelError):
+    """Operator whose output depends on the whole image."""
 
 
 class Margin(NamedTuple):
@@ -113,8 +129,15 @@ class NetworkGeometry:
 
     @cached_property
     def forms(self) -> dict[str, TensorForm]:
-        """Channels and dtype of each tensor, as far as the graph states them."""
-        inferred = shape_inference.infer_shapes(self.model).graph
+        """Channels and dtype of each tensor, as far as the graph states them.
+
+        Raises:
+            ModelError: The graph contradicts itself.
+        """
+        try:
+            inferred = shape_inference.infer_shapes(self.model).graph
+        except Exception as error:  # the exceptions of ONNX have no common base class
+            raise ModelError(f"the shapes of the graph's tensors contradict each other: {first_line(error)}") from error
         return {
             value.name: TensorForm(value.type.tensor_type.shape.dim[1].dim_value, _dtype(value.type.tensor_type))
             for value in (*inferred.input, *inferred.value_info, *inferred.output)
@@ -125,8 +148,14 @@ class NetworkGeometry:
         """Return the reach of a node's operator.
 
         Raises:
+            GlobalReachError: The operator's output depends on the whole image.
             ModelError: The reach of the operator is not known.
         """
+        if node.op_type in _GLOBAL or (node.op_type in _ALONG_AXES and self._work_axes(node) != [1]):
+            raise GlobalReachError(
+                f"the output of the graph's operator '{node.op_type}' ('{node.name}') depends on the whole image, so a "
+                "map could not be computed in tiles; use convolutions and poolings, which see a limited neighbourhood"
+            )
         # The same operator name may have another meaning in another domain.
         if node.domain not in {"", "ai.onnx"}:
             raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
@@ -228,26 +257,42 @@ class NetworkGeometry:
         network, are left out. ONNX Runtime computes an Add node within the convolution before it, with another
         rounding, if it can tell that both tensors have one shape. The branches of a cropped graph therefore keep the
         shape that they have in the plain graph. Element-wise operators belong to the sum before them.
+
+        Raises:
+            ModelError: The graph has too many nodes.
         """
-        makers = {node.output[0]: node for node in self.nodes}
-        ancestors: dict[str, frozenset[str]] = {self.input: frozenset()}
-        branches: set[str] = set()
-        sums: set[str] = set()
-        for node in self.nodes:
+        if len(self.nodes) > MAX_CROPPED_NODES:
+            raise ModelError(f"the graph has {len(self.nodes)} nodes; at most {MAX_CROPPED_NODES} can be cropped")
+        # Nodes on which a tensor depends, as bits.
+        ancestors = {self.input: 0}
+        resizes, branches, sums = 0, 0, set()
+        for number, node in enumerate(self.nodes):
             names, output = self.variable_inputs(node), node.output[0]
-            ancestors[output] = frozenset({output}).union(*(ancestors[name] for name in names))
+            ancestors[output] = reduce(or_, (ancestors[name] for name in names), 1 << number)
+            resizes |= (node.op_type == "Resize") << number
             if node.op_type == "Add" and len(names) == 2:
                 single = ancestors[names[0]] ^ ancestors[names[1]]
-                if single and not any(makers[name].op_type == "Resize" for name in single):
+                if single and not single & resizes:
                     branches |= single
                     sums.add(output)
             elif node.op_type in POINTWISE and set(names) <= sums:
                 sums.add(output)
-        return branches, sums
+        return {node.output[0] for number, node in enumerate(self.nodes) if branches >> number & 1}, sums
 
     def _axes(self, node: onnx.NodeProto) -> list[int]:
         """Return the axes of a Slice node; none if they are not constant."""
         axes = self._constants.get(node.input[3]) if len(node.input) > 3 else None
+        return [] if axes is None else [int(axis) for axis in numpy_helper.to_array(axes).ravel()]
+
+    def _work_axes(self, node: onnx.NodeProto) -> list[int]:
+        """Return the axes along which a node computes.
+
+        There are none if they are not stated, or not constant.
+        """
+        form = node_attributes(node)
+        if "axes" in form or "axis" in form:
+            return list(form.get("axes", [form.get("axis")]))
+        axes = self._constants.get(node.input[1]) if len(node.input) > 1 else None
         return [] if axes is None else [int(axis) for axis in numpy_helper.to_array(axes).ravel()]
 
     def _upsampling_factor(self, node: onnx.NodeProto) -> int:

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from talud.contract import Contract
-from talud.engine.margins import NetworkGeometry
+from talud.engine.margins import GlobalReachError, NetworkGeometry
 from talud.engine.tiling import round_up
 from talud.errors import ModelError, OutputError
 
@@ -118,11 +118,14 @@ def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
     If the reach of an operator is not known, the contract cannot be checked and is accepted.
 
     Raises:
-        ModelError: The contract states a smaller halo, or an alignment that does not fit.
+        ModelError: The contract states a smaller halo, or an alignment that does not fit, or the output of an operator
+            depends on the whole image.
     """
     network = NetworkGeometry(model)
     try:
         reach, lattice = max(network.margins()[network.input]), math.lcm(*network.scales().values())
+    except GlobalReachError:
+        raise
     except ModelError:
         return
     halo, alignment = contract.input.halo, contract.input.alignment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,16 +18,12 @@ from talud.engine import model_file
 from talud.engine.coverage import mask_partial_groups
 from talud.engine.cropping import CroppedSessions, Sides
 from talud.engine.model_file import INPUT_NAME, OUTPUT_NAME
+from talud.engine.planning import TilePlanner, default_budget
 from talud.engine.session import CUDA_PROVIDER, LOG_FATAL_ONLY, Provider, open_session, processor_digest
 from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
 from talud.text import first_line
 
-# Memory that the network may take; fixed, so that the tiling does not depend on the free memory of the moment.
-MEMORY_LIMIT_BYTES = 2 * 10**9
-# Longest side of a core if a raster needs several tiles. Larger cores save less arithmetic than the first pass of each
-# kind of tile costs.
-MAX_CORE_PIXELS = 704
 # Largest halo and alignment that a contract may state. A U-Net of depth 6, the deepest, has 448 and 64.
 MAX_HALO_PIXELS = 512
 # Distance from 0 and 1 up to which a probability is accepted. ONNX Runtime's sigmoid reaches 1.0000001.
@@ -241,25 +238,28 @@ class Model:
         """Exact halo, a multiple of the alignment."""
         return round_up(self.contract.input.halo, self.contract.input.alignment)
 
-    def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
-        """Cut a raster into tiles.
+    @cached_property
+    def planner(self) -> TilePlanner:
+        """Planner of the tiles of rasters."""
+        return TilePlanner.of(self._cropped_sessions, self.contract.measured.memory)
 
-        The tiles are the cheapest ones that fit into memory.
+    def tiling(
+        self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None, memory: int | None = None
+    ) -> Tiling:
+        """Cut a raster into tiles.
 
         Args:
             shape: (height, width) of the raster.
-            tile: longest side of a core in pixels. Default: one tile if memory allows, else the size that costs least.
+            tile: longest side of a core in pixels. Default: the tiles with the least arithmetic that fit into memory.
             halo: pixels of context, rounded up to the lattice. Default and maximum: the exact halo.
+            memory: memory in bytes that a pass may take, with the weights. Default: 2 GB, or half of the machine's
+                memory if that is less.
         """
         alignment = self.contract.input.alignment
         halo = self.halo if halo is None else min(round_up(halo, alignment), self.halo)
         if tile is None:
-            return Tiling.largest_fitting(shape, self._fits_memory, halo, alignment)
+            return self.planner.choose(shape, halo, alignment, memory or default_budget())
         return Tiling.of(shape, tile, halo, alignment)
-
-    def _fits_memory(self, tiling: Tiling) -> bool:
-        small = len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= MAX_CORE_PIXELS
-        return small and self.memory_bytes(tiling) <= MEMORY_LIMIT_BYTES
 
     def halo_error(self, tiling: Tiling) -> float | None:
         """Return the largest known error of a tiling.
@@ -271,31 +271,24 @@ class Model:
         exact = tiling.rows.halo >= self.halo or len(tiling) == 1
         return 0.0 if exact else self.contract.measured.halo_errors.get(tiling.rows.halo)
 
-    def batch_size(self, tiling: Tiling) -> int:
+    def batch_size(self, tiling: Tiling, memory: int | None = None) -> int:
         """Return the number of tiles in a pass.
 
         It is 1 on the CPU, where larger batches are not faster, and as many as fit into memory on CUDA.
+
+        Args:
+            tiling: tiles of the raster.
+            memory: memory in bytes, as for `tiling`.
         """
         if self.provider != CUDA_PROVIDER:
             return 1
         fixed = self.memory_bytes(tiling, 0)
-        return max(min((MEMORY_LIMIT_BYTES - fixed) // (self.memory_bytes(tiling) - fixed), len(tiling)), 1)
+        free = (memory or default_budget()) - fixed
+        return max(min(free // (self.memory_bytes(tiling) - fixed), len(tiling)), 1)
 
     def memory_bytes(self, tiling: Tiling, batch: int = 1) -> int:
-        """Return an upper bound of the memory of a pass, with the weights.
-
-        Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
-        for 4, 8, 16, 32 and 64 filters of the first level. A pixel of a cropped tile's window takes 410, 430, 420, 810
-        and 1500 bytes, since the arena holds memory for the shapes of nine kinds of tile. An int8 variant takes no
-        more. If the contract does not state the filters, 64 are assumed. The weights are held once as they are, twice
-        by the plain session, and once by each cropped session that is kept open.
-        """
-        filters = self.contract.origin.hyperparameters.get("filters", 64)
-        known = filters if isinstance(filters, int) and filters > 0 else 64
-        crops = tiling.can_crop and self._cropped_sessions.margin(tiling.rows.halo) is not None
-        pixel = 360 + 18 * known if crops else 240 + 36 * known
-        held = (3 + self._cropped_sessions.cache_size) * self._cropped_sessions.weight_bytes
-        return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
+        """Return an upper bound of the memory of a pass, with the weights."""
+        return self.planner.memory_bytes(tiling, batch)
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probability of a landslide for an array.

@@ -66,6 +66,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # The plan of a pass would be a second copy of all its tensors, and saves no time.
+    options.enable_mem_pattern = False
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.use_env_allocators", "1")
     return options

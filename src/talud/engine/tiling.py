@@ -13,7 +13,7 @@ This module contains integer geometry only; it reads and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -179,32 +179,6 @@ class Tiling:
         """
         height, width = shape
         return cls(Axis.balanced(height, tile, halo, alignment), Axis.balanced(width, tile, halo, alignment))
-
-    @classmethod
-    def largest_fitting(
-        cls, shape: tuple[int, int], fits: Callable[[Tiling], bool], halo: int, alignment: int
-    ) -> Tiling:
-        """Cut a raster into the largest possible tiles.
-
-        Args:
-            shape: (height, width) of the raster.
-            fits: predicate that is true if there is memory for a tiling; tiles of one lattice cell are used in any
-                case.
-            halo: pixels of context on each side.
-            alignment: step of the lattice in pixels.
-        """
-        most = round_up(max(shape), alignment) // alignment
-        tilings = (cls.of(shape, cells * alignment, halo, alignment) for cells in range(most, 1, -1))
-        return next(filter(fits, tilings), cls.of(shape, alignment, halo, alignment))
-
-    @property
-    def can_crop(self) -> bool:
-        """True if all tiles can be cropped.
-
-        True if there are several tiles, and each side of a tile is on the raster's edge or has its whole halo.
-        """
-        ends = [axis.touched_edges(core) for axis in (self.rows, self.columns) for core, _ in axis]
-        return len(self) > 1 and None not in ends
 
     @property
     def window(self) -> tuple[int, int]:

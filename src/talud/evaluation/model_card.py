@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from pydantic_core import to_jsonable_python
 
+from talud.engine import planning
+from talud.engine.runtime import Model
 from talud.evaluation.gate import Gate
 from talud.evaluation.promotion import REASON_TAG, recorded_gate
 from talud.evaluation.registration import open_version
@@ -87,16 +89,18 @@ class ModelCard:
         version: entry in the registry.
         contract: contract of the file, without histograms.
         gate: last result of the promotion gate; None if there is none.
+        tiles: halo, memory and arithmetic of the tiles of a raster of 4096² pixels, within 2 GB.
     """
 
     version: VersionInfo
     contract: dict[str, Any]
     gate: Gate | None
+    tiles: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields for JSON."""
         gate = asdict(self.gate) if self.gate else None
-        return {**self.version.to_dict(), "gate": gate, "contract": self.contract}
+        return {**self.version.to_dict(), "gate": gate, "tiles": self.tiles, "contract": self.contract}
 
 
 def list_versions(store: Store) -> tuple[VersionInfo, ...]:
@@ -120,11 +124,25 @@ def model_card(store: Store, reference: str) -> ModelCard:
         ModelError: its file cannot be run.
     """
     version = store.models.look_up(reference)
-    contract = open_version(store, version).contract
+    model = open_version(store, version)
+    contract = model.contract
     bands = [band.model_dump(mode="json", exclude={"edges", "shares"}) for band in contract.input.bands]
     stated = to_jsonable_python(contract.flat() | {"bands": bands})
     del stated["differences"]
-    return ModelCard(VersionInfo.of(version), stated, recorded_gate(version))
+    return ModelCard(VersionInfo.of(version), stated, recorded_gate(version), _tiles(model))
+
+
+def _tiles(model: Model) -> dict[str, float]:
+    """Return how a large raster is tiled within the usual memory."""
+    shape = planning.REQUIRED_SIDE_PIXELS, planning.REQUIRED_SIDE_PIXELS
+    tiling = model.tiling(shape, memory=planning.REQUIRED_BYTES)
+    return {
+        "raster_side": shape[0],
+        "halo": tiling.rows.halo,
+        "tile": tiling.rows.core,
+        "memory_bytes": model.memory_bytes(tiling),
+        "arithmetic": model.planner.overhead(tiling),
+    }
 
 
 def _scores(tags: Mapping[str, str]) -> dict[str, float]:

@@ -26,6 +26,8 @@ from talud.text import counted
 
 # Hyperparameters in the description of a version.
 _DESCRIBED_HYPERPARAMETERS = ("filters", "learning_rate", "batch_size", "epochs")
+# Contract fields that do not identify a model.
+_IGNORED_FIELDS = {"run_id", "commit", "scores", "memory"}
 # Contract fields that older files lack.
 _ADDED_FIELDS = ("parity", "calibration", "validation", "subsets", "adapted", "finetuned")
 
@@ -44,13 +46,13 @@ class Variants:
 
 
 def fingerprint(contract: Contract) -> str:
-    """Return the SHA-256 of a contract without run, commit and scores.
+    """Return the SHA-256 of a contract without run, commit, scores and memory.
 
     Unset `_ADDED_FIELDS` are left out, so that models of older versions of talud keep their fingerprint.
     """
     stated = contract.flat()
     unstated = {name for name in _ADDED_FIELDS if not stated[name]}
-    content = {name: value for name, value in stated.items() if name not in {"run_id", "commit", "scores"} | unstated}
+    content = {name: value for name, value in stated.items() if name not in _IGNORED_FIELDS | unstated}
     return hashlib.sha256(to_json(content)).hexdigest()
 
 

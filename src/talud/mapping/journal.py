@@ -139,6 +139,17 @@ class Journal:
         """
         (self.folder / _PUBLISHING_FILE).touch()
 
+    @classmethod
+    def started_tile(cls, out: Path) -> int | None:
+        """Return the side of the tiles of an interrupted map.
+
+        It is None if no run of the map was interrupted, or its journal is damaged.
+        """
+        match cls._at(out)._stored_identity().get("tile"):
+            case [int(height), int(width)] if height > 0 and width > 0:
+                return max(height, width)
+        return None
+
     @property
     def products(self) -> Path:
         """Folder for the files of the map."""

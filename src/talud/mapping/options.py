@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -60,6 +61,8 @@ class MapOptions(ResultOptions):
             (`Prediction.halo_error`).
         batch: number of tiles in one pass of the network; memory grows in proportion. Default: one on the CPU, as many
             as memory allows on CUDA. The map does not depend on it.
+        memory: memory in bytes that the network may take in each process, or a text such as "4GB"; it decides the tiles
+            and the batch. Default: 2 GB, or half of the machine's memory if that is less.
         provider: device for a model that is named by its file or URI.
         precision: precision of the variant to open, for a model that is named by its file or URI.
         workers: number of processes on this machine, or address of a Dask scheduler; default: this process. The map
@@ -84,7 +87,9 @@ class MapOptions(ResultOptions):
     tile: Annotated[
         int | None,
         Field(
-            ge=1, description="longest side of a tile in pixels; default: what fits into 2 GB. The map does not change."
+            ge=1,
+            description="longest side of a tile in pixels; default: the tiles with the least arithmetic that fit into "
+            "the memory. The map does not change.",
         ),
     ] = None
     halo: Annotated[
@@ -100,7 +105,15 @@ class MapOptions(ResultOptions):
         Field(
             ge=1,
             description="tiles in one pass of the network; memory grows in proportion. Default: 1 on the CPU, what "
-            "fits into 2 GB on CUDA. The map does not change.",
+            "fits into the memory on CUDA. The map does not change.",
+        ),
+    ] = None
+    memory: Annotated[
+        ByteSize | None,
+        Field(
+            gt=0,
+            description="memory that the network may take in each process, such as 4GB or 500MB; default: 2 GB, or "
+            "half of the machine's if that is less. The map does not change.",
         ),
     ] = None
     provider: Annotated[Provider, Field(description="device for the network; auto is CUDA if usable, else the CPU")] = (
@@ -115,7 +128,7 @@ class MapOptions(ResultOptions):
     ] = None
     workers: Annotated[
         int | str | None,
-        Field(description="number of processes that share the work; each may need 3 GB of memory"),
+        Field(description="number of processes that share the work; each needs the memory of a map, and 1 GB more"),
     ] = None
 
     @model_validator(mode="wrap")
@@ -137,6 +150,8 @@ def _error_message(error: ValidationError) -> str:
         return f"the threshold is {value}; it must be between 0 and 1"
     if name == "minimum area":
         return f"the minimum area is {value} m²; it must be 0 or more"
+    if name == "memory":
+        return f"the memory is {value}; it must be a size such as 4GB or 500MB"
     if first["type"] == "greater_than_equal":
         return f"the {name} is {value}; it must be at least {first['ctx']['ge']}"
     if first["type"] == "extra_forbidden":

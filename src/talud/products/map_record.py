@@ -68,6 +68,8 @@ class Prediction:
         exact_halo: halo in pixels at which the map equals one pass over the whole raster; 0 for a patch stack.
         halo_error: largest difference of probabilities caused by a smaller halo, on windows of the training areas; 0
             if the map is exact, None if the model's contract does not state it.
+        memory: upper bound of the network's memory in one process, in bytes.
+        arithmetic: multiply-adds of all tiles against those of one pass over the raster.
         tiles: number of tiles.
         skipped: number of tiles without a pixel to map, for which the network did not run.
         minimum_area_m2: minimum mapping unit in m²; 0 if none is set.
@@ -96,6 +98,8 @@ class Prediction:
     halo: int
     exact_halo: int
     halo_error: float | None
+    memory: int
+    arithmetic: float
     tiles: int
     skipped: int
     minimum_area_m2: float

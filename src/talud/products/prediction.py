@@ -7,12 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from talud.engine.planning import default_budget
 from talud.engine.runtime import Model
 from talud.engine.session import CUDA_PROVIDER
 from talud.engine.tiling import Tiling
@@ -72,7 +74,7 @@ def predict(
         if options.geojson and stack.grid.is_local:
             raise ParamsError(f"{raster}: its local coordinates have no longitude and latitude; omit --geojson")
         check_disk_space(out, stack.grid, options.tta)
-        run = _MapRun.of(model, stack, options)
+        run = _MapRun.of(model, stack, options, Journal.started_tile(out))
         with Journal.open(out, run.facts) as journal:
             taken_over = compute_missing_tiles(run.tiling, journal, run.executor, progress)
             clock.lap("tiles")
@@ -104,6 +106,38 @@ def _check_opened(model: Model, options: MapOptions) -> None:
             raise ParamsError(f"the {name} is {asked}, but {model.path} is open with another; pass it to load_model")
 
 
+def _plan_tiles(model: Model, shape: tuple[int, int], options: MapOptions, started: int | None) -> Tiling:
+    """Return the tiles of a raster.
+
+    A map that was started with other tiles keeps these if they fit into memory, so that it can be resumed with another
+    memory, or on another machine.
+
+    Args:
+        model: model to run.
+        shape: (height, width) of the raster.
+        options: options of the map.
+        started: side of the tiles of an interrupted run, if there is one.
+
+    Raises:
+        ParamsError: The memory of the options does not suffice.
+    """
+    if options.tile is not None:
+        return model.tiling(shape, options.tile, options.halo)
+    budget = options.memory or default_budget()
+    if started and model.memory_bytes(kept := model.tiling(shape, started, options.halo)) <= budget:
+        return kept
+    tiling = model.tiling(shape, None, options.halo, budget)
+    needed = model.memory_bytes(tiling)
+    if options.memory is not None and needed > options.memory:
+        least = ceil(needed / 1e7) * 10
+        raise ParamsError(
+            f"the memory is {options.memory.human_readable(decimal=True)}, but tiles of {tiling.rows.core} pixels, the "
+            f"smallest that are useful with a halo of {tiling.rows.halo} pixels, need {least} MB; use --memory "
+            f"{least}MB or more, or set --tile"
+        )
+    return tiling
+
+
 @dataclass(frozen=True)
 class _MapRun:
     """Run of a prediction: model, raster, tiles and options.
@@ -123,16 +157,23 @@ class _MapRun:
     threshold: float
 
     @classmethod
-    def of(cls, model: Model, stack: StackReader, options: MapOptions) -> _MapRun:
+    def of(cls, model: Model, stack: StackReader, options: MapOptions, started: int | None) -> _MapRun:
         """Plan a run; each patch of a patch stack is one tile.
 
+        Args:
+            model: model to run.
+            stack: open raster.
+            options: options of the map.
+            started: side of the tiles of an interrupted run, if there is one.
+
         Raises:
-            ParamsError: A tile size or halo is set for a patch stack.
+            ParamsError: A tile size or halo is set for a patch stack, or the memory does not suffice.
         """
         info = stack.info
         threshold = model.contract.measured.threshold if options.threshold is None else options.threshold
         if info.patch is None:
-            return cls(model, stack, model.tiling(info.grid.shape, options.tile, options.halo), options, threshold)
+            tiling = _plan_tiles(model, info.grid.shape, options, started)
+            return cls(model, stack, tiling, options, threshold)
         if options.tile is not None or options.halo is not None:
             raise ParamsError(
                 f"{info.name}: consists of patches of {info.patch} pixels, and each patch is one tile; omit --tile and "
@@ -164,7 +205,9 @@ class _MapRun:
     @property
     def executor(self) -> Executor:
         """Executor that computes the tiles."""
-        passes = PassOptions(self.options.batch or self.model.batch_size(self.tiling), self.options.tta)
+        passes = PassOptions(
+            self.options.batch or self.model.batch_size(self.tiling, self.options.memory), self.options.tta
+        )
         if self.options.workers is None:
             return InProcessExecutor(self.model, self.stack, passes)
         return WorkerExecutor(self.model, self.stack, passes, self.options.workers)
@@ -246,6 +289,8 @@ def _summarise(run: _MapRun, counts: PixelCounts, landslides: Landslides) -> Pre
         halo=tiling.rows.halo,
         exact_halo=run.exact_halo,
         halo_error=0.0 if run.smaller_halo is None else model.halo_error(tiling),
+        memory=model.memory_bytes(tiling),
+        arithmetic=model.planner.overhead(tiling),
         tiles=len(tiling),
         skipped=counts.skipped,
         minimum_area_m2=run.options.minimum_area,

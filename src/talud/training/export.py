@@ -25,6 +25,7 @@ from talud.contract import (
 from talud.data.patches import Patches
 from talud.engine.margins import receptive_field
 from talud.engine.model_file import save_model, weights_digest
+from talud.engine.planning import pass_memory
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.mapping.reader import open_stack
@@ -172,6 +173,7 @@ def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrig
         measured=Measurements(
             threshold=0.5,
             scores={},
+            memory=pass_memory(graph),
         ),
     )
 
