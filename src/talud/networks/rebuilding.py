@@ -17,6 +17,9 @@ from talud.networks import unet
 from talud.networks.catalogue import build_network, read_network
 from talud.networks.export import to_onnx
 
+# Names of constants in files of earlier versions, with the present ones.
+_EARLIER_NAMES = {"neutral": "scaling_constant_1"}
+
 
 def from_onnx(
     graph: onnx.ModelProto,
@@ -66,7 +69,11 @@ def _kernel(constants: dict[str, NDArray[np.float32]], layer: keras.Layer) -> ND
 
 
 def _named_constants(graph: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    return {constant.name: numpy_helper.to_array(constant) for constant in graph.graph.initializer}
+    """Return the constants of a graph by their present names."""
+    return {
+        _EARLIER_NAMES.get(constant.name, constant.name): numpy_helper.to_array(constant)
+        for constant in graph.graph.initializer
+    }
 
 
 def _equal(first: dict[str, NDArray[np.float32]], second: dict[str, NDArray[np.float32]]) -> bool:
