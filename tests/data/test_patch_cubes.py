@@ -123,7 +123,7 @@ def test_first_clear_image_after_the_event_is_taken(tmp_path: Path) -> None:
 def test_patch_without_a_date_has_no_bands(tmp_path: Path) -> None:
     for number, stated in ((1, {}), (2, {"event_date": "None", "pre_post_dates": str({"pre": 0, "post": 0})})):
         write_cube(tmp_path / f"s2/italy_s2_{number}.nc", optical() | {"DEM": noise(1, 100)}, **stated)
-    with pytest.warns(TaludWarning, match=r"1 patch of 2 \(italy_2\) lack an image before or after the event"):
+    with pytest.warns(TaludWarning, match=r"an image before or after it: 1 patch of 2 \(italy_2\)"):
         patches = found(tmp_path, bands=[*RGB, "elevation"])
     dated, undated = (patches.read(pair)[0] for pair in patches.pairs)
     assert not np.isnan(dated[:3]).any()

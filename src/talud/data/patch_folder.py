@@ -264,9 +264,10 @@ def _common_shape(pairs: tuple[ImageMaskPair, ...], bands: Mapping[str, Channel]
                     f"{pair.image}: has {counted(shape.channels, 'channel')}, but {band} has the number {channel}"
                 )
     if undated:
+        count = counted(len(undated), "patch", "patches")
         warnings.warn(
-            f"{counted(len(undated), 'patch', 'patches')} of {len(pairs)} ({', '.join(undated[:5])}) lack an image "
-            "before or after the event, or its date, so their bands of that time are missing",
+            f"without the date of the event, or an image before or after it: {count} of {len(pairs)} "
+            f"({', '.join(undated[:5])}); their bands of that time are missing",
             TaludWarning,
             stacklevel=2,
         )
