@@ -86,6 +86,20 @@ def test_groups_that_do_not_fit_the_stack_are_refused(options: dict[str, Any], m
     assert message in str(caught.value)
 
 
+def test_dual_encoder_joins_lite0_with_a_plain_encoder() -> None:
+    groups = [{"bands": 3, "encoder": "lite0"}, {"bands": 1, "pixels": 4}]
+    spec = read_network("dual_encoder", {"groups": groups, "filters": 2}, "test")
+    model = build_network(spec, MEAN, DEVIATION, 1)
+    stack = random_stack()
+    expected = np.asarray(model(stack))
+    assert expected.shape == (2, SIDE, SIDE, 1)
+    # The last band is averaged over 4 × 4 pixels, so their order within them does not matter, unlike that of others.
+    for band, matters in ((3, False), (0, True)):
+        mixed = stack.copy()
+        mixed[:, 12:16, 12:16, band] = mixed[:, 15:11:-1, 12:16, band]
+        assert np.allclose(model(mixed), expected, atol=1e-6) is not matters
+
+
 @pytest.mark.parametrize("name", VARIED)
 def test_last_layer_of_a_network_can_be_calibrated(name: str) -> None:
     model = build_network(small(name), MEAN, DEVIATION, 1)
