@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from command_line import Run
 from talud.errors import ParamsError
 from talud.registry import Store
 from talud.training import trial_runner
@@ -46,7 +47,10 @@ def processes_of(group: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader")  # from MLflow
-def test_ctrl_c_ends_runs_and_processes_and_study_resumes(tmp_path: Path) -> None:
+def test_ctrl_c_ends_runs_and_processes_and_study_resumes(
+    tmp_path: Path, talud: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resume in one process: starting workers takes longer than both trials."""
     project = make_project(tmp_path / "project", **CHANGES)
     with subprocess.Popen(
         COMMAND, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -72,8 +76,9 @@ def test_ctrl_c_ends_runs_and_processes_and_study_resumes(tmp_path: Path) -> Non
         "FINISHED",
     }  # one may have been done before the other began
 
-    done = subprocess.run(COMMAND, cwd=project.root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(project.root)
+    code, _, messages = talud("train", "both")
+    assert code == 0, messages
     table = json.loads(project.trials("both").read_text())
     after = store.search_runs([experiment.experiment_id])
     assert {run.info.status for run in after} == {"FINISHED"}
