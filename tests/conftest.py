@@ -140,14 +140,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
     Its environment holds the packages of the extra `train` only, linked from the environment of the tests. The demo's
     own installer compares it with the lock file and downloads missing packages. The band sets are those with the
-    fewest and the most bands. The search has one trial for each, and fewer epochs than the demo of a user.
+    fewest and the most bands. The search has one trial for each, with fewer epochs and patches than the demo of a user.
     """
     root = clone(tmp_path_factory.mktemp("demo") / "talud")
     subprocess.run(["make", ".venv/bin/pip"], cwd=root, check=True)
     link_packages(required_packages("talud", "train"), root / ".venv")
     params = root / "params.yaml"
     text = params.read_text()
-    for former, new in ((DEMO_SEARCH, SHORT_SEARCH), (MIDDLE_BAND_SET, "")):
+    for former, new in ((DEMO_SEARCH, SHORT_SEARCH), (MIDDLE_BAND_SET, ""), ("  stride: 32\n", "  stride: 64\n")):
         assert former in text
         text = text.replace(former, new, 1)
     params.write_text(text)
