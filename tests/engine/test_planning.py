@@ -146,10 +146,10 @@ from talud.engine.cropping import CroppedSessions, Sides
 from talud.engine.tiling import Tiling
 def resident():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
-graph, halo, alignment = onnx.load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+graph, halo, alignment, core = onnx.load(sys.argv[1]), *map(int, sys.argv[2:])
 sessions = CroppedSessions(graph, "cpu", 1)
 margin = sessions.margin(halo)
-tiling = Tiling.of((3 * 192, 3 * 192), 192, halo, alignment)
+tiling = Tiling.of((3 * core, 3 * core), core, halo, alignment)
 tiles = {tile.edges: tile for tile in tiling}.values()
 for tile in tiles:
     sessions.session(tile.edges, halo)
@@ -157,7 +157,7 @@ before = resident()
 for _ in range(2):
     for tile in tiles:
         around = Sides.of(margin, margin).without_edges(tile.edges)
-        sides = 192 + around.top + around.bottom, 192 + around.left + around.right
+        sides = core + around.top + around.bottom, core + around.left + around.right
         sessions.session(tile.edges, halo).run(None, {"stack": np.zeros((1, 7, *sides), np.float32)})
 print(resident() - before)
 """
@@ -170,8 +170,9 @@ def test_stated_memory_is_that_of_a_fresh_process(network: str, tmp_path: Path) 
     graph = lite0_unet(cut=True) if network == "lite0 cut" else unet_graph(int(network.split()[1]), 3)
     onnx.save(graph, tmp_path / "network.onnx")
     field = receptive_field(graph)
-    arguments = [tmp_path / "network.onnx", str(field.halo), str(field.alignment)]
+    core = max(192, field.halo)
+    arguments = [tmp_path / "network.onnx", *map(str, (field.halo, field.alignment, core))]
     ran = subprocess.run([sys.executable, "-c", _MEASURE, *arguments], capture_output=True, text=True, check=True)
     each = planner(graph)
-    stated = each.memory_bytes(Tiling.of((576, 576), 192, field.halo, field.alignment)) - each.held_bytes
+    stated = each.memory_bytes(Tiling.of((3 * core, 3 * core), core, field.halo, field.alignment)) - each.held_bytes
     assert 0.35 * stated < int(ran.stdout) <= stated
