@@ -33,8 +33,9 @@ demo: $(BIN)/.train
 	@echo "maps       predictions/BAND_SET/AREA/: quicklook.png to look at, landslides.gpkg for a GIS"
 	@echo "trials     .venv/bin/talud ui"
 
+# Three processes on two cores, because tests also wait: for servers, timeouts and killed processes.
 test: lint
-	@pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.dev
 	@ruff check
