@@ -83,7 +83,13 @@ def test_show_prints_contract_and_gate(talud: Talud) -> None:
     assert [band["name"] for band in shown["contract"]["bands"]] == ["red", "green", "blue"]
     rules = ["parity", "contract", "size", "speed", "skill", "F1 on validation blocks"]
     assert [check["rule"] for check in shown["gate"]["checks"]] == rules
+    tiles = shown["tiles"]
+    assert tiles["raster_side"] == 4096
+    assert tiles["halo"] == shown["contract"]["halo"]
+    assert 1 <= tiles["arithmetic"] < 1.1
+    assert 10**8 < tiles["memory_bytes"] <= 2 * 10**9
     printed = talud("models", "show", f"models:/{NAME}/2").stdout
+    assert f"halo {tiles['halo']} pixels; 4096² in tiles of {tiles['tile']}² within" in printed
     rows = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in printed.splitlines() if "│" in line]
     assert [row for row in rows if row[-1] in ("", "None") and row[0]] == []
     assert all(part in printed for part in (*rules, "filters: 4", "differs from the Keras model by 2.0e-07", "DN"))
