@@ -49,6 +49,7 @@ from talud.training.calibration import compute_logits
 from talud.training.checkpoint import Epoch, TrialState, trial_key
 from talud.training.dataset import Dataset
 from talud.training.search import find_search, hyperparameter_sets, recorded_hyperparameters
+from talud.training.trial import TrialConfig
 from talud.training.trial_runner import TrialResult
 from talud.versions import VERSIONS
 
@@ -220,7 +221,8 @@ def export_best_trial(
     model.layers[-1].set_weights([sign * weights for weights in model.layers[-1].get_weights()])
     raw = keras.models.clone_model(model)
     raw.set_weights(model.get_weights())
-    return raw, export.export_model(model, dataset, changed, export.ExportOrigin("both", "c", "r", {}), path)
+    network = TrialConfig.of(changed.params, result.best.hyperparameters).network
+    return raw, export.export_model(model, dataset, changed, export.ExportOrigin(network, "both", "c", "r", {}), path)
 
 
 @pytest.mark.slow
@@ -442,8 +444,8 @@ def test_study_writes_no_file_that_differs_from_keras(tmp_path: Path, monkeypatc
 
     def export_with_fault(model: object) -> onnx.ModelProto:
         graph = written(model)
-        bias = graph.graph.initializer[-1]
-        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+        (bias,) = (constant for constant in graph.graph.initializer if constant.name == "encoder_0_first_bias")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
         return graph
 
     monkeypatch.setattr(export, "to_onnx", export_with_fault)
