@@ -34,6 +34,7 @@ from talud.contract import (
     NetworkArchitecture,
     variant_path,
 )
+from talud.engine.planning import pass_memory
 from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.quantization.precision import quantize_to_int8
@@ -105,6 +106,7 @@ def write_model(path: Path, network: Any = None, architecture: NetworkArchitectu
         measured=Measurements(
             threshold=0.5,
             scores={},
+            memory=pass_memory(graph),
         ),
     )
     export.save_model(graph, contract, path)

@@ -5,7 +5,8 @@
 Each network is exported, quantized, registered in a new store, fetched, and maps a random raster of SIDE × SIDE pixels
 and 7 bands (default: 4096) with `talud predict`, in the tiles that talud chooses and in others. The maps must be equal,
 bit by bit; and on a raster of half the side, so must be a map in tiles and one of a single pass. The results are
-written to `bench/networks.json`, with the load of the machine, if SIDE is 4096.
+written to `bench/networks.json`, with the load of the machine (mean number of processes of the last minute that want
+to run, with these), if SIDE is 4096.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from talud.registry import Store
 SIDE_PIXELS = 4096
 OTHER_TILE_PIXELS = 896  # a multiple of all alignments
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "U-Net, 32 filters, depth 4": ("unet", {"filters": 32, "depth": 4}),
     "Lite0 to 1/16": ("pretrained_unet", {"stages": "1/16"}),
     "Lite0, all stages": ("pretrained_unet", {"stages": "all"}),
+    "U-Net, 32 filters, depth 4": ("unet", {"filters": 32, "depth": 4}),
 }
 
 
@@ -119,14 +120,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure maps with deep networks.")
     parser.add_argument("--size", type=int, default=SIDE_PIXELS, help="side of the raster in pixels (default: 4096)")
     side = parser.parse_args().size
-    figures = {"date": datetime.now(UTC).date().isoformat(), "side": side, "load": os.getloadavg()[0], "networks": {}}
+    figures = {"date": datetime.now(UTC).date().isoformat(), "side": side, "networks": {}}
     for title, (name, options) in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:
             write_stack(Path(folder) / "stack.tif", side)
             write_stack(Path(folder) / "half.tif", side // 2)
-            figures["networks"][title] = measure(name, options, Path(folder))
+            figures["networks"][title] = measure(name, options, Path(folder)) | {"load": round(os.getloadavg()[0], 1)}
         print(title, json.dumps(figures["networks"][title]), flush=True)
-    if side == SIDE_PIXELS:
+        if side != SIDE_PIXELS:
+            continue
         Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
