@@ -152,11 +152,10 @@ def test_trial_with_full_recipe_learns_and_resumes_exactly(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_bfloat16_trial_resumes_exactly(tmp_path: Path) -> None:
-    recipe = FULL_RECIPE.model_copy(update={"augmentation": Augmentation()})
-    hyperparameters, options = replace(HYPERPARAMETERS, epochs=4), {"recipe": recipe, "mixed_precision": "bfloat16"}
-    whole = train_trial(tmp_path / "whole", hyperparameters, **options)
-    train_trial(tmp_path, hyperparameters, max_epochs=2, **options)
-    result = train_trial(tmp_path, hyperparameters, state=checkpoint.read(tmp_path / "trial.npz"), **options)
+    whole = train_trial(tmp_path / "whole", SHORT, mixed_precision="bfloat16")
+    train_trial(tmp_path, SHORT, max_epochs=1, mixed_precision="bfloat16")
+    stored = checkpoint.read(tmp_path / "trial.npz")
+    result = train_trial(tmp_path, SHORT, state=stored, mixed_precision="bfloat16")
     assert equal_weights(result.best, whole.best)
     assert [epoch.metrics for epoch in result.epochs] == [epoch.metrics for epoch in whole.epochs]
     assert whole.epochs[-1].metrics["loss"] < whole.epochs[0].metrics["loss"] - 0.02
