@@ -107,7 +107,7 @@ def test_training_depends_only_on_its_search_and_versions(demo: Demo) -> None:
     for file, change, expected in (
         (demo.root / "params.yaml", ("epochs: 150", "epochs: 151"), set()),
         (demo.root / "versions.yaml", ("training: ", "training: 9"), trainings),
-        (demo.root / "src" / "talud" / "training" / "unet.py", ('"""', '""" Reworded. '), set()),
+        (demo.root / "src" / "talud" / "networks" / "unet.py", ('"""', '""" Reworded. '), set()),
     ):
         before = file.read_text()
         assert change[0] in before
