@@ -34,8 +34,8 @@ from talud.registry import Store
 SIDE_PIXELS = 4096
 OTHER_TILE_PIXELS = 896  # a multiple of all alignments
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Lite0 to 1/16": ("pretrained_unet", {"stages": "1/16"}),
-    "Lite0, all stages": ("pretrained_unet", {"stages": "all"}),
+    "Lite0 to 1/16": ("pretrained_unet", {"stages": "1/16", "weights": "none"}),
+    "Lite0, all stages": ("pretrained_unet", {"stages": "all", "weights": "none"}),
     "U-Net, 32 filters, depth 4": ("unet", {"filters": 32, "depth": 4}),
 }
 

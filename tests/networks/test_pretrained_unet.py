@@ -17,7 +17,7 @@ ENCODER_PARAMETERS = 4_652_008 - (320 * 1280 + 2 * 1280) - (1280 * 1000 + 1000)
 
 
 def build(stages: str, bands: int = 3, filters: int = 2, normalised: bool = True, seed: int = 1) -> keras.Model:
-    spec = read_network("pretrained_unet", {"stages": stages, "filters": filters}, "test")
+    spec = read_network("pretrained_unet", {"stages": stages, "filters": filters, "weights": "none"}, "test")
     scale = np.zeros(bands, np.float32), np.ones(bands, np.float32)
     return build_network(spec, *scale, seed, batch_normalisation=normalised)
 

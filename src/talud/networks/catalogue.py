@@ -57,15 +57,19 @@ class _Network:
     Attributes:
         options: model of the options.
         features: builder of the layers between scaling and probability; None for the plain U-Net, which builds all.
+        load_weights: function that loads pretrained weights into a new network; None if there are none.
     """
 
     options: type[Frozen]
     features: FeatureBuilder | None
+    load_weights: Callable[[keras.Model, Any], None] | None = None
 
 
 _NETWORKS: Mapping[str, _Network] = {
     unet.NAME: _Network(UnetOptions, None),
-    "pretrained_unet": _Network(pretrained_unet.PretrainedUnetOptions, pretrained_unet.build_features),
+    "pretrained_unet": _Network(
+        pretrained_unet.PretrainedUnetOptions, pretrained_unet.build_features, pretrained_unet.load_weights
+    ),
     "resunet": _Network(CitedUnetOptions, cited_unets.build_resunet),
     "attention_unet": _Network(CitedUnetOptions, cited_unets.build_attention_unet),
     "multiscale_unet": _Network(CitedUnetOptions, cited_unets.build_multiscale_unet),
@@ -145,6 +149,8 @@ def build_network(
         probability = blocks.probability(features(scaling(stack), spec.options, blocks))
         scaling.set_weights([mean, deviation])
         model = keras.Model(stack, probability, name=spec.name)
+        if load_weights := _NETWORKS[spec.name].load_weights:
+            load_weights(model, spec.options)
         model = Rematerialised(model) if rematerialise else model
     check_local(model)
     return model

@@ -7,10 +7,12 @@ local. The decoder is that of a U-Net, with a skip connection at each scale, inc
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import keras
 from pydantic import Field
 
+from talud.networks import imagenet
 from talud.networks.blocks import Blocks
 from talud.params.reading import Frozen
 
@@ -48,6 +50,9 @@ STAGES_TO_SIXTEENTH = 5  # number of stages with pixels of at most 16 pixels of 
 _WIDTHS = (1, 1.5, 2, 3, 6)
 
 
+Index = Annotated[int, Field(ge=0)]
+
+
 class PretrainedUnetOptions(Frozen):
     """Options of the U-Net with a pretrained encoder."""
 
@@ -59,7 +64,12 @@ class PretrainedUnetOptions(Frozen):
         description="stages of the encoder: 1/16, those of pixels up to 16 times the stack's (halo 208, alignment 16); "
         "all, with those of pixels 32 times as large (halo 512, alignment 32)",
     )
-    weights: Literal["none"] = Field("none", description="initial weights of the encoder: none, random ones")
+    weights: Literal["imagenet", "none"] = Field(
+        "imagenet", description="initial weights of the encoder: imagenet, trained on photographs; none, random ones"
+    )
+    rgb: tuple[Index, Index, Index] = Field(
+        (0, 1, 2), description="indices of red, green and blue among the bands, which the ImageNet weights read"
+    )
 
 
 def build_features(stack: Any, options: PretrainedUnetOptions, blocks: Blocks) -> Any:
@@ -75,6 +85,16 @@ def build_features(stack: Any, options: PretrainedUnetOptions, blocks: Blocks) -
     """
     scales = encode(stack, STAGES if options.stages == "all" else STAGES[:STAGES_TO_SIXTEENTH], blocks)
     return blocks.decoder(scales, [round(options.filters * width) for width in _WIDTHS])[0]
+
+
+def load_weights(model: keras.Model, options: PretrainedUnetOptions) -> None:
+    """Load the initial weights of the encoder, in place.
+
+    Raises:
+        ModelError: The network has no bands that the weights can read.
+    """
+    if options.weights == "imagenet":
+        imagenet.load_encoder(model, options.rgb)
 
 
 def encode(stack: Any, stages: tuple[Stage, ...], blocks: Blocks, prefix: str = "") -> list[Any]:
