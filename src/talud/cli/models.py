@@ -298,6 +298,11 @@ def _card_tables(found: ModelCard) -> list[Table]:
         bands.add_row(
             band["name"], band["group"], band["unit"], plausible, f"{band['mean']:g}", f"{band['deviation']:g}", seen
         )
+    if network := contract.get("network"):
+        options = ", ".join(f"{name} {value}" for name, value in network["options"].items())
+        contract["network"] = f"{network['name']}: {options}"
+    if memory := contract.get("memory"):
+        contract["memory"] = f"{memory['plain']:g} bytes for each pixel of a window, {memory['cropped']:g} if cropped"
     stated = Table("contract", "value")
     for key, value in contract.items():
         if value not in (None, {}, [], (), ""):
