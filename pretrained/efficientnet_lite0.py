@@ -84,7 +84,10 @@ def read_checkpoint(content: bytes) -> Arrays:
 
 
 def encoder_weights(checkpoint: Arrays) -> Arrays:
-    """Return the encoder's weights by talud's names of layer and weight, in Keras's axis order."""
+    """Return the encoder's weights, in Keras's axis order.
+
+    The names are "LAYER/WEIGHT", with the layers of `talud.networks.pretrained_unet`.
+    """
     parts = {"stem": ("_conv_stem", "_bn0")}
     for number in range(BLOCKS):
         block = f"_blocks.{number}"
@@ -108,7 +111,7 @@ def write_weights(checkpoint: bytes, file: Path | BinaryIO) -> None:
     if found != CHECKPOINT_SHA256:
         raise SystemExit(f"the checkpoint has the SHA-256 {found}, not {CHECKPOINT_SHA256}")
     weights = encoder_weights(read_checkpoint(checkpoint))
-    np.savez(file, **{name: np.ascontiguousarray(values) for name, values in weights.items()})
+    np.savez(file, allow_pickle=False, **{name: np.ascontiguousarray(values) for name, values in weights.items()})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from fresh_clone import ROOT
 
-DOCUMENTED = ("src", "bench", "synthetic", "team")
+DOCUMENTED = ("src", "bench", "pretrained", "synthetic", "team")
 RELATIVE_CLAUSE = re.compile(r"(What|Which|Whether|Whose|Those|That|How|Where|Who|By what)\b")
 MAX_FIRST_LINE_CHARACTERS = 80
 MAX_MEDIAN_WORDS = 9
