@@ -61,7 +61,7 @@ def case(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
             layer.set_weights([generator.uniform(0.5, 1.5, values.shape) for values in layer.get_weights()])
     graph = to_onnx(network)
     field = receptive_field(graph)
-    assert (field.halo, field.alignment) == (halo, alignment)
+    assert (field.halo, field.alignment, spec.options.alignment) == (halo, alignment, alignment)
     stated = {
         "halo": halo,
         "alignment": alignment,

@@ -10,26 +10,21 @@ import keras
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from talud.errors import ModelError
 from talud.networks import cited_unets, dual_encoder, pretrained_unet, unet
 from talud.networks.blocks import Blocks
-from talud.networks.cited_unets import CitedUnetOptions, FusionUnetOptions
 from talud.networks.locality import check_local
 from talud.networks.rematerialisation import Rematerialised
 from talud.networks.unet import Precision, Scaling
-from talud.params.reading import Frozen, validation_message
+from talud.params.networks import NETWORK_OPTIONS, NetworkName, NetworkOptions
+from talud.params.reading import validation_message
 
+# Function that loads pretrained weights into a network with the given options, in place.
+WeightLoader = Callable[[keras.Model, Any], None]
 # Function from the scaled stack, options and layer factory to the features before the last layer.
 FeatureBuilder = Callable[[Any, Any, Blocks], Any]
-
-
-class UnetOptions(Frozen):
-    """Options of the study's U-Net."""
-
-    filters: int = Field(ge=1, le=1024, description="filters of the first level, doubled at each lower level")
-    depth: int = Field(4, ge=1, le=8, description="number of poolings")
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,8 @@ class NetworkSpec:
         options: its options, of the model that the catalogue has for the name.
     """
 
-    name: str
-    options: Frozen
+    name: NetworkName
+    options: NetworkOptions
 
     @property
     def fields(self) -> dict[str, JsonValue]:
@@ -50,33 +45,18 @@ class NetworkSpec:
         return self.options.model_dump(mode="json")
 
 
-@dataclass(frozen=True)
-class _Network:
-    """Entry of the catalogue.
-
-    Attributes:
-        options: model of the options.
-        features: builder of the layers between scaling and probability; None for the plain U-Net, which builds all.
-        load_weights: function that loads pretrained weights into a new network; None if there are none.
-    """
-
-    options: type[Frozen]
-    features: FeatureBuilder | None
-    load_weights: Callable[[keras.Model, Any], None] | None = None
-
-
-_NETWORKS: Mapping[str, _Network] = {
-    unet.NAME: _Network(UnetOptions, None),
-    "pretrained_unet": _Network(
-        pretrained_unet.PretrainedUnetOptions, pretrained_unet.build_features, pretrained_unet.load_weights
-    ),
-    "resunet": _Network(CitedUnetOptions, cited_unets.build_resunet),
-    "attention_unet": _Network(CitedUnetOptions, cited_unets.build_attention_unet),
-    "multiscale_unet": _Network(CitedUnetOptions, cited_unets.build_multiscale_unet),
-    "fusion_unet": _Network(FusionUnetOptions, cited_unets.build_fusion_unet),
-    "dual_encoder": _Network(dual_encoder.DualEncoderOptions, dual_encoder.build_features),
+# Name of a network → builder of the layers between scaling and probability. The plain U-Net builds all layers itself.
+_FEATURES: Mapping[NetworkName, FeatureBuilder] = {
+    "pretrained_unet": pretrained_unet.build_features,
+    "resunet": cited_unets.build_resunet,
+    "attention_unet": cited_unets.build_attention_unet,
+    "multiscale_unet": cited_unets.build_multiscale_unet,
+    "fusion_unet": cited_unets.build_fusion_unet,
+    "dual_encoder": dual_encoder.build_features,
 }
-NAMES = tuple(_NETWORKS)
+# Name of a network → function that loads pretrained weights into a new one.
+_LOADERS: Mapping[NetworkName, WeightLoader] = {"pretrained_unet": pretrained_unet.load_weights}
+NAMES: tuple[NetworkName, ...] = tuple(NETWORK_OPTIONS)
 
 
 def read_network(name: str, options: Mapping[str, JsonValue], origin: str) -> NetworkSpec:
@@ -90,11 +70,12 @@ def read_network(name: str, options: Mapping[str, JsonValue], origin: str) -> Ne
     Raises:
         ModelError: The name or an option is unknown, or an option has a wrong value.
     """
-    if name not in _NETWORKS:
+    known = next((one for one in NAMES if one == name), None)
+    if known is None:
         raise ModelError(f"{origin}: the network '{name}' is unknown to this talud, which has {', '.join(NAMES)}")
-    model = _NETWORKS[name].options
+    model = NETWORK_OPTIONS[known]
     try:
-        return NetworkSpec(name, model.model_validate(dict(options)))
+        return NetworkSpec(known, model.model_validate(dict(options)))
     except ValidationError as error:
         raise ModelError(f"{origin}: options of the network '{name}': {validation_message(error, model)}") from None
 
@@ -130,7 +111,7 @@ def build_network(
     Raises:
         ModelError: A layer is not local, or the options do not fit the bands.
     """
-    features = _NETWORKS[spec.name].features
+    features = _FEATURES.get(spec.name)
     if features is None:
         options = spec.options.model_dump()
         model = unet.build(
@@ -149,7 +130,7 @@ def build_network(
         probability = blocks.probability(features(scaling(stack), spec.options, blocks))
         scaling.set_weights([mean, deviation])
         model = keras.Model(stack, probability, name=spec.name)
-        if load_weights := _NETWORKS[spec.name].load_weights:
+        if load_weights := _LOADERS.get(spec.name):
             load_weights(model, spec.options)
         model = Rematerialised(model) if rematerialise else model
     check_local(model)

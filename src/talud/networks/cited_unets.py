@@ -8,28 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from talud.networks.blocks import Blocks, Gate
-from talud.params.reading import Frozen
-
-
-class CitedUnetOptions(Frozen):
-    """Options of a U-Net of the literature."""
-
-    filters: int = Field(16, ge=1, le=1024, description="filters of the first level, doubled at each lower level")
-    depth: int = Field(4, ge=1, le=8, description="number of times that the scale is halved")
-
-    @property
-    def widths(self) -> list[int]:
-        """Filters of each level, finest first."""
-        return [self.filters * 2**level for level in range(self.depth + 1)]
-
-
-class FusionUnetOptions(CitedUnetOptions):
-    """Options of the U-Net that first treats each band by itself."""
-
-    band_filters: int = Field(4, ge=1, le=64, description="filters of each band before the bands are fused")
+from talud.params.networks import CitedUnetOptions, FusionUnetOptions
 
 
 def build_resunet(stack: Any, options: CitedUnetOptions, blocks: Blocks) -> Any:

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from math import log2
-from typing import Annotated, Any, Literal
-
-from annotated_types import Len
-from pydantic import Field
+from typing import Any
 
 from talud.errors import ModelError
 from talud.networks.blocks import BandSlice, Blocks
 from talud.networks.pretrained_unet import STAGES, STAGES_TO_SIXTEENTH, encode
-from talud.params.reading import Frozen
-
-_LITE0_DEPTH = 4  # number of times that the stages to 1/16 halve the scale
-
-
-class BandGroup(Frozen):
-    """Consecutive bands with an encoder of their own."""
-
-    bands: int = Field(ge=1, description="number of bands")
-    encoder: Literal["plain", "lite0"] = Field(
-        "plain", description="plain: that of a U-Net; lite0: EfficientNet-Lite0 to 1/16"
-    )
-    pixels: Literal[1, 2, 4] = Field(
-        1, description="pixel size of the bands in pixels of the stack; they enter the encoder averaged to it"
-    )
-
-
-class DualEncoderOptions(Frozen):
-    """Options of the U-Net with an encoder for each group of bands."""
-
-    groups: Annotated[tuple[BandGroup, ...], Len(1, 8)] = Field(
-        description="groups of bands, in the order of the bands in the stack"
-    )
-    filters: int = Field(16, ge=1, le=1024, description="filters of the first level, doubled at each lower level")
-    depth: int = Field(4, ge=3, le=6, description="number of times that the scale is halved; 4 with lite0")
+from talud.params.networks import LITE0_DEPTH, BandGroup, DualEncoderOptions
 
 
 def build_features(stack: Any, options: DualEncoderOptions, blocks: Blocks) -> Any:
@@ -62,12 +35,11 @@ def build_features(stack: Any, options: DualEncoderOptions, blocks: Blocks) -> A
         first += group.bands
         for level, tensor in enumerate(_encode(own, group, number, options, blocks), start=int(log2(group.pixels))):
             by_level[level].append(tensor)
-    widths = [options.filters * 2**level for level in range(options.depth + 1)]
     fused = []
     for level, tensors in enumerate(by_level):
         joined = blocks.join(tensors, f"fusion_{level}_join") if len(tensors) > 1 else tensors[0]
-        fused.append(blocks.convolution(joined, widths[level], 1, f"fusion_{level}"))
-    return blocks.decoder(fused, widths)[0]
+        fused.append(blocks.convolution(joined, options.widths[level], 1, f"fusion_{level}"))
+    return blocks.decoder(fused, options.widths)[0]
 
 
 def _encode(bands: Any, group: BandGroup, number: int, options: DualEncoderOptions, blocks: Blocks) -> list[Any]:
@@ -89,7 +61,7 @@ def _check(options: DualEncoderOptions, bands: int) -> None:
     if all(group.pixels > 1 for group in options.groups):
         raise ModelError("dual_encoder: no group has the pixels of the stack; set pixels to 1 for at least one group")
     for number, group in enumerate(options.groups):
-        if group.encoder == "lite0" and (group.pixels > 1 or options.depth != _LITE0_DEPTH):
+        if group.encoder == "lite0" and (group.pixels > 1 or options.depth != LITE0_DEPTH):
             raise ModelError(
-                f"dual_encoder: group {number} has the encoder lite0, which needs depth {_LITE0_DEPTH} and pixels 1"
+                f"dual_encoder: group {number} has the encoder lite0, which needs depth {LITE0_DEPTH} and pixels 1"
             )

@@ -7,14 +7,13 @@ local. The decoder is that of a U-Net, with a skip connection at each scale, inc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
-from pydantic import Field
 
 from talud.networks import imagenet
 from talud.networks.blocks import Blocks
-from talud.params.reading import Frozen
+from talud.params.networks import PretrainedUnetOptions
 
 
 class Stage(NamedTuple):
@@ -48,28 +47,6 @@ STAGES = (
 STAGES_TO_SIXTEENTH = 5  # number of stages with pixels of at most 16 pixels of the stack
 # Widths of the decoder at each scale in widths at the scale of the stack.
 _WIDTHS = (1, 1.5, 2, 3, 6)
-
-
-Index = Annotated[int, Field(ge=0)]
-
-
-class PretrainedUnetOptions(Frozen):
-    """Options of the U-Net with a pretrained encoder."""
-
-    filters: int = Field(
-        32, ge=1, le=1024, description="filters of the decoder at the scale of the stack; 1.5, 2, 3, 6 times at coarser"
-    )
-    stages: Literal["1/16", "all"] = Field(
-        "1/16",
-        description="stages of the encoder: 1/16, those of pixels up to 16 times the stack's (halo 208, alignment 16); "
-        "all, with those of pixels 32 times as large (halo 512, alignment 32)",
-    )
-    weights: Literal["imagenet", "none"] = Field(
-        "imagenet", description="initial weights of the encoder: imagenet, trained on photographs; none, random ones"
-    )
-    rgb: tuple[Index, Index, Index] = Field(
-        (0, 1, 2), description="indices of red, green and blue among the bands, which the ImageNet weights read"
-    )
 
 
 def build_features(stack: Any, options: PretrainedUnetOptions, blocks: Blocks) -> Any:

@@ -16,6 +16,7 @@ from talud.errors import ModelError
 from talud.networks import unet
 from talud.networks.catalogue import build_network, read_network
 from talud.networks.export import to_onnx
+from talud.params.networks import PLAIN_UNET
 
 # Names of constants in files of earlier versions, with the present ones.
 _EARLIER_NAMES = {"neutral": "scaling_constant_1"}
@@ -91,4 +92,4 @@ def _plain_unet(constants: dict[str, NDArray[np.float32]]) -> NetworkArchitectur
     """
     depth = sum(re.fullmatch(r"up_\d+_scales", name) is not None for name in constants)
     filters = constants["encoder_0_first_kernel"].shape[0]
-    return NetworkArchitecture(name=unet.NAME, options={"filters": filters, "depth": depth})
+    return NetworkArchitecture(name=PLAIN_UNET, options={"filters": filters, "depth": depth})

@@ -15,7 +15,8 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-NAME = "unet"
+from talud.params.networks import PLAIN_UNET
+
 SCALING = "scaling"  # name of the layer that scales the bands
 KERNEL_SIDE = 3  # side of every convolution except the last, in pixels
 POOL_SIDE = 2  # side of every pooling and up-sampling, in pixels
@@ -82,7 +83,7 @@ def build(
     blocks.scaling.set_weights([mean, deviation])
     if rematerialise:
         return Rematerialised(stack, probability, blocks)
-    return keras.Model(stack, probability, name=NAME)
+    return keras.Model(stack, probability, name=PLAIN_UNET)
 
 
 def recompute_normalisation(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) -> None:
@@ -161,7 +162,7 @@ class Rematerialised(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(self, stack: Any, probability: Any, blocks: _Blocks) -> None:
-        super().__init__(stack, probability, name=NAME)
+        super().__init__(stack, probability, name=PLAIN_UNET)
         self._blocks = blocks
 
     def call(self, inputs: Any) -> Any:

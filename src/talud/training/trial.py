@@ -15,8 +15,9 @@ import numpy as np
 
 from talud.errors import StudyError
 from talud.networks import unet
-from talud.networks.catalogue import NetworkSpec, UnetOptions, build_network
+from talud.networks.catalogue import NetworkSpec, build_network
 from talud.params import Params, Recipe, TrainingOptions
+from talud.params.networks import PLAIN_UNET, UnetOptions
 from talud.process import defer_sigint
 from talud.training import checkpoint
 from talud.training.batches import Augmenter, Dropping, TrainingBatches
@@ -60,7 +61,7 @@ class TrialConfig:
     @property
     def network(self) -> NetworkSpec:
         """Network of the trial, with its options."""
-        return NetworkSpec(unet.NAME, UnetOptions(filters=self.hyperparameters.filters, depth=self.options.depth))
+        return NetworkSpec(PLAIN_UNET, UnetOptions(filters=self.hyperparameters.filters, depth=self.options.depth))
 
     def build(
         self, statistics: Statistics, *, rematerialise: bool = False, mixed_precision: unet.Precision = False
