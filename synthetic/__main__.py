@@ -28,8 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m synthetic",
         description="Generate two SYNTHETIC basins to try talud: synthetic_argelia and synthetic_liboriana. Each has "
-        "an optical image, a DTM, VV amplitude before and after the event, an inventory and the outlines of clouds. "
-        "They resemble a tropical mountain region, differ in light, vegetation, radar gain and size of the "
+        "an optical image, a DTM, VV and VH amplitude before and after the event, an inventory and the outlines of "
+        "clouds. They resemble a tropical mountain region, differ in light, vegetation, radar gain and size of the "
         "landslides, and show no real place.",
     )
     parser.add_argument(

@@ -34,7 +34,7 @@ class Basin:
         grid: grid of all rasters.
         optical: uint8 (3, height, width), counts of red, green and blue.
         dtm: uint16 (height, width), counts of elevation.
-        sar_pre, sar_post: uint16 (height, width), counts of VV amplitude before and after the event.
+        sar_pre, sar_post: uint16 (2, height, width), counts of VV and VH amplitude before and after the event.
         inventory: outlines of landslides as mapped by a geologist.
         cloud: generalised outlines of clouds.
         terrain, landslides, clouds: the truth.
@@ -56,12 +56,12 @@ class Basin:
 def make_basin(profile: BasinProfile, seed: int, size: int = 900) -> Basin:
     """Return a basin of `size` × `size` pixels; the same seed gives the same basin."""
     root = np.random.default_rng([seed, zlib.crc32(profile.name.encode())])
-    ground, growth, slides, sky, camera, antenna, pen, survey = root.spawn(8)
+    ground, growth, slides, sky, camera, antenna, pen, survey, cross = root.spawn(9)
     relief = terrain.simulate_terrain(profile, size, ground)
     cover = land_cover.simulate_land_cover(profile, relief, growth)
     released = landslides.simulate_landslides(profile, relief, slides)
     above = clouds.simulate_clouds(profile, (size, size), sky)
-    pre, post = radar.simulate_radar(profile, relief, cover, released, antenna)
+    pre, post = radar.simulate_radar(profile, relief, cover, released, antenna, cross)
     transform = Affine(PIXEL_METRES, 0, profile.corner[0], 0, -PIXEL_METRES, profile.corner[1])
     return Basin(
         profile=profile,

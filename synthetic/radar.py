@@ -1,4 +1,4 @@
-"""C-band VV radar images with speckle, relief and changes."""
+"""C-band radar images, VV and VH, with speckle, relief and changes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,29 @@ _BACKSCATTER = {  # dB
     Cover.GRAVEL: -9.5,
     Cover.ROAD: -11.0,
 }
+_VH_TO_VV = {  # dB; leaves and branches depolarise, bare ground and water hardly
+    Cover.FOREST: -6.0,
+    Cover.PASTURE: -7.5,
+    Cover.CROP: -6.5,
+    Cover.BARE: -9.5,
+    Cover.WATER: -9.0,
+    Cover.GRAVEL: -9.5,
+    Cover.ROAD: -10.0,
+}
+_VH_CHANGE = 1.3  # change of VH on a landslide relative to that of VV, for the lost leaves scattered more VH
 
 
 def simulate_radar(
-    profile: BasinProfile, terrain: Terrain, cover: LandCover, landslides: Landslides, rng: np.random.Generator
+    profile: BasinProfile,
+    terrain: Terrain,
+    cover: LandCover,
+    landslides: Landslides,
+    rng: np.random.Generator,
+    vh_rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Return counts of VV before and after the event, each (height, width).
+    """Return counts of VV and VH before and after the event, each (2, height, width).
 
-    Amplitude is counts × SCALE.
+    Amplitude is counts × SCALE. VH has a random stream of its own, so that VV does not depend on it.
     """
     shape = cover.kind.shape
     table = np.array([_BACKSCATTER[kind] for kind in Cover])
@@ -39,7 +54,13 @@ def simulate_radar(
     damp = 0.4 + 0.5 * fractal_field(shape, 2.0, rng, 300)  # wetter ground
     scar = landslides.change * landslides.bareness
     after = before + damp + cover.tilled * (landslides.label == 0) + scar
-    return _speckle(before, rng), _speckle(after, rng)
+    vv = _speckle(before, rng), _speckle(after, rng)
+    ratio = np.array([_VH_TO_VV[kind] for kind in Cover])
+    # Volume scattering depends less on the slope and on the wetness of the ground.
+    vh_before = before + ratio[cover.kind] - 3 * np.log10(_relief(profile, terrain))
+    vh_after = vh_before + 0.5 * damp + cover.tilled * (landslides.label == 0) + _VH_CHANGE * scar
+    vh = _speckle(vh_before, vh_rng), _speckle(vh_after, vh_rng)
+    return np.stack([vv[0], vh[0]]), np.stack([vv[1], vh[1]])
 
 
 def _relief(profile: BasinProfile, terrain: Terrain) -> Field:

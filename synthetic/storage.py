@@ -39,8 +39,8 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
     with atomic_replace_all(*paths) as (image, dtm, pre, post, inventory, cloud):
         _write_raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
         _write_raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)
-        _write_raster(pre, basin.grid, basin.sar_pre[None], ("VV",), "amplitude", radar.SCALE)
-        _write_raster(post, basin.grid, basin.sar_post[None], ("VV",), "amplitude", radar.SCALE)
+        _write_raster(pre, basin.grid, basin.sar_pre, ("VV", "VH"), "amplitude", radar.SCALE)
+        _write_raster(post, basin.grid, basin.sar_post, ("VV", "VH"), "amplitude", radar.SCALE)
         _write_polygons(inventory, basin.grid, basin.inventory)
         _write_polygons(cloud, basin.grid, basin.cloud)
     return paths
