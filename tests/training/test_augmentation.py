@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import least_squares
 
 from talud.data.patches import Patches
+from talud.errors import StudyError
 from talud.params import Augmentation
 from talud.training.batches import Augmenter
 
@@ -104,6 +106,117 @@ def test_scale_changes_stack_and_truth_together() -> None:
     known = np.isfinite(after.stack[..., 2])
     np.testing.assert_array_equal(after.stack[..., 2][known], after.mask[known])
     assert np.count_nonzero(after.mask == 1) > np.count_nonzero(before.mask == 1)
+
+
+def light_and_hue(x: np.ndarray, gamma: float, gain: np.ndarray, offset: np.ndarray, saturation: float) -> np.ndarray:
+    """Return the closed form of light and hue for optical pixels, (pixels, 2)."""
+    white = (MEAN + 3 * DEVIATION)[:2]
+    levels = np.maximum(x / white, 1e-3) ** gamma * gain + offset
+    grey = levels.mean(axis=-1, keepdims=True)
+    return np.maximum(grey + saturation * (levels - grey), 0) * white
+
+
+def fit_light_and_hue(before: np.ndarray, after: np.ndarray, hue: bool) -> np.ndarray:
+    """Return gamma, gain, offset and saturation (with hue: gains and offsets) of a patch, by least squares."""
+
+    def split(free: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float]:
+        return (
+            (1.0, np.exp(free[:2]), free[2:4], 1.0) if hue else (np.exp(free[0]), np.exp(free[1:2]), free[2:3], free[3])
+        )
+
+    start = np.zeros(4) if hue else np.array([0.0, 0.0, 0.0, 1.0])
+    fitted = least_squares(lambda free: (light_and_hue(before, *split(free)) - after).ravel(), start, xtol=1e-12)
+    np.testing.assert_allclose(fitted.fun, 0, atol=2e-3)
+    return fitted.x
+
+
+@pytest.mark.parametrize(("option", "limits"), [("light", (0.3, 0.3, 0.09, 0.3)), ("hue", (0.3, 0.3, 0.09, 0.09))])
+def test_light_and_hue_have_closed_form_within_limits(option: str, limits: tuple[float, ...]) -> None:
+    before, after = augment(**{option: 0.3, "unchanged": 0.0})
+    drawn = np.array(
+        [
+            fit_light_and_hue(x[..., :2].reshape(-1, 2), y[..., :2].reshape(-1, 2), option == "hue")
+            for x, y in zip(before.stack[:4], after.stack[:4], strict=True)
+        ]
+    )
+    drawn -= (0, 0, 0, 1) if option == "light" else (0, 0, 0, 0)
+    assert (np.abs(drawn) <= np.array(limits) + 1e-3).all()
+    assert (np.ptp(drawn, axis=0) > np.array(limits) / 4).all()
+
+
+def test_light_gains_are_uniform_in_the_logarithm() -> None:
+    """Pixels at the white level do not depend on gamma, and grey ones not on saturation."""
+    white = (MEAN + 3 * DEVIATION).astype(np.float32)
+    flat = Patches(np.tile(np.stack([white, white / 2]), (4000, 2, 1, 1)), np.zeros((4000, 2, 2), np.uint8))
+    augmenter = Augmenter.of(Augmentation(symmetries=False, light=0.4, unchanged=0.25), BANDS, MEAN, DEVIATION)
+    levels = augmenter(flat, np.arange(4000), np.random.default_rng(2)).stack[:, 0, 0, :2] / white[:2]
+    np.testing.assert_allclose(levels[:, 0], levels[:, 1], rtol=1e-5)
+    changed = levels[levels[:, 0] != 1, 0]
+    assert len(changed) / 4000 == pytest.approx(0.75, abs=0.03)
+    assert changed.min() == pytest.approx(np.exp(-0.4) - 0.12, abs=0.02)
+    assert changed.max() == pytest.approx(np.exp(0.4) + 0.12, abs=0.05)
+    assert changed.mean() == pytest.approx(np.sinh(0.4) / 0.4, abs=0.01)  # mean of exp(u), u uniform in ±0.4
+
+
+@pytest.mark.parametrize("option", ["light", "hue"])
+def test_light_and_hue_keep_terrain_sar_truth_and_nan(option: str) -> None:
+    before, after = patches(), patches()
+    before.stack[0, 3, 3, 0] = after.stack[0, 3, 3, 0] = np.nan  # invalid in one optical band only
+    augmenter = Augmenter.of(Augmentation(symmetries=False, unchanged=0.0, **{option: 0.5}), BANDS, MEAN, DEVIATION)
+    after = augmenter(after, ALL, np.random.default_rng(1))
+    np.testing.assert_array_equal(after.mask, before.mask)
+    np.testing.assert_array_equal(np.isnan(after.stack), np.isnan(before.stack))
+    np.testing.assert_array_equal(after.stack[..., 2:], before.stack[..., 2:])
+    assert (np.nanmax(np.abs(after.stack - before.stack), axis=(0, 1, 2))[:2] > 1).all()
+    assert np.nanmin(after.stack[..., :2]) >= 0
+
+
+def test_patches_left_unchanged_are_identical() -> None:
+    before, after = augment(light=1.0, hue=1.0, unchanged=1.0)
+    assert after.stack.tobytes() == before.stack.tobytes()
+
+
+def test_light_refuses_bands_whose_black_is_not_0() -> None:
+    with pytest.raises(StudyError, match="the mean of green is below 0; use gain, offset and gamma instead"):
+        Augmenter.of(Augmentation(light=0.1), BANDS, np.array([1.0, -1.0, -1.0, -8.0]), DEVIATION)
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.1, 0.5, 1.0]), st.integers(1, 17))
+def test_zoomed_patch_is_nearest_sample_of_mirrored_patch(seed: int, scale: float, shrink: float, side: int) -> None:
+    numbers = np.arange(side * side, dtype=np.float32).reshape(1, side, side, 1)
+    before = Patches(np.concatenate([numbers, 2 * numbers], axis=-1), (numbers[..., 0] % 251).astype(np.uint8))
+    options = Augmentation(symmetries=False, scale=scale, shrink=shrink)
+    after = Augmenter.of(options, ("red", "slope"), MEAN[:2], DEVIATION[:2])(
+        before, ALL[:1], np.random.default_rng(seed)
+    )
+    drawn = after.stack[0, ..., 0].astype(int)
+    assert drawn.shape == (side, side)
+    assert np.isin(drawn, numbers.astype(int)).all()
+    np.testing.assert_array_equal(after.stack[0, ..., 1], 2 * drawn)
+    np.testing.assert_array_equal(after.mask[0], drawn % 251)
+    rows, columns = drawn // side, drawn % side
+    mirrored = np.pad(np.arange(side), side, mode="symmetric")
+    windows = [
+        mirrored[side + start + np.arange(side) * window // side]
+        for window in range(max(1, round(side * (1 - scale)) - 1), round(side * (1 + shrink)) + 1)
+        for start in (range(side - window + 1) if window <= side else range(side - window, 1))
+    ]
+    for samples in (rows[:, 0], columns[0]):
+        assert any(np.array_equal(samples, window) for window in windows)
+    assert (rows == rows[:, :1]).all()
+    assert (columns == columns[:1]).all()
+
+
+def test_zoom_is_log_uniform_between_both_limits() -> None:
+    ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[:, np.newaxis], (1, 64, 64))
+    before = Patches(np.stack([ramp, ramp], axis=-1), np.zeros((1, 64, 64), np.uint8))
+    options = Augmentation(symmetries=False, scale=0.5, shrink=1.0)
+    augmenter = Augmenter.of(options, ("red", "slope"), MEAN[:2], DEVIATION[:2])
+    rows = augmenter(before, np.zeros(2000, np.intp), np.random.default_rng(0)).stack[:, :, 0, 0]
+    factors = np.abs(np.diff(rows, axis=1)).mean(axis=1)  # rows of the patch per row of the result
+    assert factors.min() == pytest.approx(0.5, abs=0.02)
+    assert factors.max() == pytest.approx(2, abs=0.1)
+    assert np.mean(factors < 1) == pytest.approx(0.5, abs=0.04)
 
 
 @given(st.integers(0, 1000))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -40,7 +41,7 @@ from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
 from talud.files import md5
 from talud.grid import Grid
-from talud.params import DroppingOptions, Recipe
+from talud.params import Augmentation, DroppingOptions, Recipe, TrainingOptions
 from talud.project import Project
 from talud.raster import Layout, open_raster, write_cog
 from talud.registry import Store
@@ -48,7 +49,7 @@ from talud.training import checkpoint, export, study
 from talud.training.calibration import compute_logits
 from talud.training.checkpoint import Epoch, TrialState, trial_key
 from talud.training.dataset import Dataset
-from talud.training.search import find_search, hyperparameter_sets, recorded_hyperparameters
+from talud.training.search import Hyperparameters, find_search, hyperparameter_sets, recorded_hyperparameters
 from talud.training.trial import TrialConfig
 from talud.training.trial_runner import TrialResult
 from talud.versions import VERSIONS
@@ -343,6 +344,23 @@ def test_trial_key_does_not_cover_calibration(project: Project) -> None:
     changed = replace(project, params=project.params.model_copy(update={"training": deeper}))
     key = trial_key(project, ("red",), "v", hyperparameters)
     assert trial_key(other, ("red",), "v", hyperparameters) == key != trial_key(changed, ("red",), "v", hyperparameters)
+
+
+def test_trial_keys_of_earlier_versions_stay_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys were written before the recipe had light, hue, unchanged, shrink and encoder_rate."""
+    monkeypatch.setitem(VERSIONS, "data", 1)
+    monkeypatch.setitem(VERSIONS, "training", 1)
+
+    def key(recipe: Recipe) -> str:
+        params = SimpleNamespace(training=TrainingOptions(depth=1), split_hyperparameters={}, chosen_recipe=recipe)
+        return trial_key(SimpleNamespace(params=params), ["red"], "v", Hyperparameters(4, 1e-2, 8, 15, None))
+
+    earlier = Recipe(schedule="cosine", augmentation=Augmentation(gain=0.3))
+    assert key(Recipe()) == "f1a18980dac3121b5dbe012d61fb0d45"
+    assert key(earlier) == "7f9ec9fa9dfba0660d51fd4d6dd72489"
+    newer = [{"light": 0.1}, {"hue": 0.1}, {"shrink": 0.1}, {"light": 0.1, "unchanged": 0.1}]
+    changed = [key(Recipe(augmentation=Augmentation(**options))) for options in newer]
+    assert len({key(Recipe()), key(Recipe(encoder_rate=0.5)), *changed}) == 6
 
 
 def test_study_logs_runs_of_trials(completed_study: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:

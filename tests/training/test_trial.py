@@ -16,7 +16,7 @@ from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.networks.unet import NORMALISATION_SUFFIX
 from talud.params import Augmentation, Recipe, TrainingOptions
-from talud.training import checkpoint
+from talud.training import checkpoint, trial
 from talud.training.checkpoint import TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
@@ -44,9 +44,12 @@ SHORT = replace(HYPERPARAMETERS, epochs=3)
 
 RECIPE = Recipe()
 FULL_RECIPE = Recipe(
-    augmentation=Augmentation(scale=0.2, gain=0.1, offset=0.1, gamma=0.1, haze=0.1, paste=0.2),
+    augmentation=Augmentation(
+        scale=0.2, shrink=0.2, gain=0.1, offset=0.1, gamma=0.1, haze=0.1, light=0.1, hue=0.05, paste=0.2
+    ),
     loss="focal_tversky",
-    schedule="cosine",
+    schedule="one_cycle",
+    encoder_rate=0.5,
     weight_decay=0.01,
     averaging=0.8,
     batch_normalisation=True,
@@ -133,7 +136,8 @@ def test_best_epoch_has_highest_f1_then_lowest_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trial_with_full_recipe_learns_and_resumes_exactly(tmp_path: Path) -> None:
+def test_trial_with_full_recipe_learns_and_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "pretrained_weights", lambda _, model: model.get_layer("bottom_first").trainable_weights)
     hyperparameters = replace(HYPERPARAMETERS, epochs=8)
     whole = train_trial(tmp_path / "whole", hyperparameters, recipe=FULL_RECIPE)
     half = train_trial(tmp_path, hyperparameters, max_epochs=3, recipe=FULL_RECIPE)

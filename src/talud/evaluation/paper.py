@@ -345,9 +345,13 @@ def _patches(params: Params) -> list[Assumption]:
     ]
 
 
+# Options of the augmentation that only describe how others act.
+_DETAILS = {"symmetries", "per_band", "unchanged"}
+
+
 def _augmentation(options: Augmentation) -> str:
     """Format the augmentations with their limits."""
-    changed = {name: value for name, value in options.model_dump(exclude={"symmetries", "per_band"}).items() if value}
+    changed = {name: value for name, value in options.model_dump(exclude=_DETAILS).items() if value}
     symmetries = ["turned and mirrored (the eight symmetries of the square)"] if options.symmetries else []
     said = [*symmetries, *(f"{name} {value:g}" for name, value in changed.items())]
     return "each training patch at random: " + ", ".join(said) if said else "none"

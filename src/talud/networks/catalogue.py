@@ -56,6 +56,11 @@ _FEATURES: Mapping[NetworkName, FeatureBuilder] = {
 }
 # Name of a network → function that loads pretrained weights into a new one.
 _LOADERS: Mapping[NetworkName, WeightLoader] = {"pretrained_unet": pretrained_unet.load_weights}
+# Name of a network → function from its options to the starts of the names of its layers with pretrained weights.
+_PRETRAINED: Mapping[NetworkName, Callable[[Any], tuple[str, ...]]] = {
+    "pretrained_unet": pretrained_unet.pretrained_prefixes,
+    "dual_encoder": dual_encoder.pretrained_prefixes,
+}
 NAMES: tuple[NetworkName, ...] = tuple(NETWORK_OPTIONS)
 
 
@@ -135,3 +140,16 @@ def build_network(
         model = Rematerialised(model) if rematerialise else model
     check_local(model)
     return model
+
+
+def pretrained_weights(spec: NetworkSpec, model: keras.Model) -> list[keras.Variable]:
+    """Return the trainable weights of the layers that start from pretrained ones.
+
+    Args:
+        spec: network and options.
+        model: network of `build_network` with them.
+    """
+    find_prefixes = _PRETRAINED.get(spec.name)
+    prefixes = find_prefixes(spec.options) if find_prefixes else ()
+    chosen = [layer for layer in model.layers if layer.name.startswith(prefixes)]
+    return [weight for layer in chosen for weight in layer.trainable_weights]

@@ -7,7 +7,7 @@ from typing import Any
 
 from talud.errors import ModelError
 from talud.networks.blocks import BandSlice, Blocks
-from talud.networks.pretrained_unet import STAGES, STAGES_TO_SIXTEENTH, encode
+from talud.networks.pretrained_unet import STAGES, STAGES_TO_SIXTEENTH, encode, layer_prefixes
 from talud.params.networks import LITE0_DEPTH, BandGroup, DualEncoderOptions
 
 
@@ -40,6 +40,12 @@ def build_features(stack: Any, options: DualEncoderOptions, blocks: Blocks) -> A
         joined = blocks.join(tensors, f"fusion_{level}_join") if len(tensors) > 1 else tensors[0]
         fused.append(blocks.convolution(joined, options.widths[level], 1, f"fusion_{level}"))
     return blocks.decoder(fused, options.widths)[0]
+
+
+def pretrained_prefixes(options: DualEncoderOptions) -> tuple[str, ...]:
+    """Return the starts of the names of the layers with pretrained weights."""
+    numbers = [number for number, group in enumerate(options.groups) if group.encoder == "lite0"]
+    return tuple(name for number in numbers for name in layer_prefixes(f"group_{number}_"))
 
 
 def _encode(bands: Any, group: BandGroup, number: int, options: DualEncoderOptions, blocks: Blocks) -> list[Any]:

@@ -74,6 +74,16 @@ def load_weights(model: keras.Model, options: PretrainedUnetOptions) -> None:
         imagenet.load_encoder(model, options.rgb)
 
 
+def pretrained_prefixes(options: PretrainedUnetOptions) -> tuple[str, ...]:
+    """Return the starts of the names of the layers with pretrained weights."""
+    return () if options.weights == "none" else layer_prefixes()
+
+
+def layer_prefixes(prefix: str = "") -> tuple[str, ...]:
+    """Return the starts of the names of the layers of `encode`."""
+    return f"{prefix}stem", f"{prefix}block_"
+
+
 def encode(stack: Any, stages: tuple[Stage, ...], blocks: Blocks, prefix: str = "") -> list[Any]:
     """Return the last tensor of each scale, finest first, the stack included.
 

@@ -86,6 +86,13 @@ class Augmentation(Frozen):
 
     symmetries: bool = Field(True, description="random rotation by 90° and reflection")
     scale: float = Field(0.0, ge=0, lt=1, description="random zoom: largest share of the side that is cropped")
+    shrink: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="random zoom out: largest share by which the window's side exceeds the patch's, which is mirrored "
+        "at its border; the zoom is log-uniform between both limits",
+    )
     gain: float = Field(0.0, ge=0, le=1, description="optical, SAR: standard deviation of the logarithm of the gain")
     offset: float = Field(
         0.0,
@@ -98,6 +105,21 @@ class Augmentation(Frozen):
     per_band: float = Field(
         0.6, ge=0, description="gain, offset and gamma of single bands, relative to those of all bands"
     )
+    light: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="optical: largest logarithm of gamma and gain, largest change of saturation, and 0.3 of it the "
+        "largest offset in white levels; common to all bands of a patch",
+    )
+    hue: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="optical: largest logarithm of the gain, and 0.3 of it the largest offset in white levels; of each "
+        "band of a patch",
+    )
+    unchanged: float = Field(0.2, ge=0, le=1, description="share of patches that light and hue leave as they are")
     paste: float = Field(
         0.0, ge=0, le=1, description="share of patches into which landslides of another patch are pasted"
     )
@@ -113,8 +135,17 @@ class Recipe(Frozen):
     loss: Literal["dice", "dice_cross_entropy", "tversky", "focal_tversky"] = Field(
         "dice", description="loss function, computed over the whole batch"
     )
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="learning rate schedule; cosine: warm-up of half an epoch, then decay to a hundredth"
+    schedule: Literal["constant", "cosine", "one_cycle"] = Field(
+        "constant",
+        description="learning rate schedule; cosine: warm-up of half an epoch, then decay to a hundredth; one_cycle: "
+        "warm-up from 1/25 over 15 % of the steps of all epochs, then decay to 0",
+    )
+    encoder_rate: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of layers with pretrained weights, relative to that of the others; without effect "
+        "on networks that have none",
     )
     weight_decay: float = Field(0.0, ge=0, lt=1, description="weight decay of AdamW, relative to the learning rate")
     averaging: float = Field(

@@ -21,12 +21,16 @@ from scipy import ndimage
 
 from talud.bands import Group, band_named, groups_of
 from talud.data.patches import Patches
+from talud.errors import StudyError
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import Augmentation, DroppingOptions
 
 SYMMETRIES = 8  # symmetries of the square: the dihedral group D4
 HAZE_LEVEL = 3.0  # brightness of opaque haze, in standard deviations above the mean
 _GAMMA_SPAN = 3.0  # range of the gamma change, in standard deviations on each side of the mean
+WHITE_LEVEL = 3.0  # white of an optical band, in standard deviations above the mean; black is 0
+_DARKEST = 1e-3  # lowest level before a change of gamma, in white levels
+_OFFSET_SHARE = 0.3  # largest offset in white levels for a light or hue of 1
 
 
 def apply_symmetry(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
@@ -66,9 +70,19 @@ class Augmenter:
         mean: NDArray[np.floating],
         deviation: NDArray[np.floating],
     ) -> Augmenter:
-        """Return the augmenter for named bands, given statistics of shape (bands,)."""
+        """Return the augmenter for named bands, given statistics of shape (bands,).
+
+        Raises:
+            StudyError: `light` or `hue` is set, and the mean of an optical band is below 0, its black.
+        """
         groups = np.array([band_named(name).group for name in bands])
         optical, radar = groups == Group.OPTICAL, groups == Group.SAR
+        below = [name for name, low in zip(bands, optical & (mean < 0), strict=True) if low]
+        if below and (options.light or options.hue):
+            raise StudyError(
+                f"augmentation: light and hue need optical bands that are 0 where it is dark, but the mean of "
+                f"{below[0]} is below 0; use gain, offset and gamma instead"
+            )
         return cls(options, mean.astype(np.float32), deviation.astype(np.float32), optical, radar)
 
     def __call__(self, patches: Patches, indices: NDArray[np.intp], generator: np.random.Generator) -> Patches:
@@ -84,7 +98,7 @@ class Augmenter:
             stack, mask = self._paste_landslides(patches, stack, mask, generator)
         pairs = [self._transform_geometry(*pair, generator) for pair in zip(stack, mask, strict=True)]
         stack, mask = (np.stack(parts) for parts in zip(*pairs, strict=True))
-        return Patches(self._transform_radiometry(stack, generator), mask)
+        return Patches(self._transform_colour(self._transform_radiometry(stack, generator), generator), mask)
 
     def _paste_landslides(
         self, patches: Patches, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
@@ -107,14 +121,29 @@ class Augmenter:
         if self.options.symmetries:
             symmetry = int(generator.integers(SYMMETRIES))
             stack, mask = apply_symmetry(stack, symmetry), apply_symmetry(mask, symmetry)
-        if self.options.scale:
-            side = len(mask)
-            kept = round(side * (1 - self.options.scale * generator.random()))
-            first, second = (
-                start + np.arange(side) * kept // side for start in generator.integers(side - kept + 1, size=2)
-            )
+        if self.options.scale or self.options.shrink:
+            first, second = self._draw_window(len(mask), generator)
             stack, mask = stack[first][:, second], mask[first][:, second]
         return stack, mask
+
+    def _draw_window(self, side: int, generator: np.random.Generator) -> NDArray[np.intp]:
+        """Draw a window of another side and return the pixels it is sampled at.
+
+        A larger window holds the patch; outside, the patch is mirrored.
+
+        Returns:
+            Row and column of each of the `side` samples along both axes, (2, side).
+        """
+        scale, shrink = self.options.scale, self.options.shrink
+        if shrink:
+            factor = math.exp(generator.uniform(math.log1p(-scale), math.log1p(shrink)))
+        else:
+            factor = 1 - scale * generator.random()
+        window = max(1, round(side * factor))
+        starts = generator.integers(abs(side - window) + 1, size=2) * (1 if window <= side else -1)
+        samples = (starts[:, np.newaxis] + np.arange(side) * window // side) % (2 * side)
+        mirrored: NDArray[np.intp] = np.minimum(samples, 2 * side - 1 - samples)
+        return mirrored
 
     def _transform_radiometry(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
         """Change gamma, gain and offset, and add haze."""
@@ -133,6 +162,35 @@ class Augmenter:
             share = self.optical * options.haze * generator.random((len(stack), 1, 1, 1)) ** 2
             scaled = scaled * (1 - share) + share * HAZE_LEVEL
         return (scaled * self.deviation + self.mean).astype(np.float32)
+
+    def _transform_colour(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+        """Change gamma, gain, offset and saturation of optical bands.
+
+        Values are in white levels, between black (0) and white (`WHITE_LEVEL` deviations above the mean over the
+        training pixels). This fits reflectances and 8-bit images, whose black is 0. Saturation is relative to the mean
+        of the valid optical bands.
+        """
+        light, hue = self.options.light, self.options.hue
+        if not (light or hue):
+            return stack
+        white = (self.mean + WHITE_LEVEL * self.deviation)[self.optical]
+
+        def draw(limit: float, bands: int) -> NDArray[np.float32]:
+            return generator.uniform(-limit, limit, (len(stack), 1, 1, bands)).astype(np.float32)
+
+        levels = np.maximum(stack[..., self.optical] / white, np.float32(_DARKEST)) ** np.exp(draw(light, 1))
+        levels *= np.exp(draw(light, 1) + draw(hue, len(white)))
+        levels += _OFFSET_SHARE * (draw(light, 1) + draw(hue, len(white)))
+        valid = np.isfinite(levels)
+        count = np.maximum(valid.sum(axis=-1, keepdims=True), 1)
+        grey = levels.sum(axis=-1, keepdims=True, where=valid) / count.astype(np.float32)
+        levels = np.maximum(grey + (levels - grey) * (1 + draw(light, 1)), 0) * white
+        changed = generator.random(len(stack)) >= self.options.unchanged
+        result = stack.copy()
+        result[..., self.optical] = np.where(
+            changed[:, np.newaxis, np.newaxis, np.newaxis], levels, stack[..., self.optical]
+        )
+        return result
 
     def _draw_changes(
         self, deviation: float, bands: NDArray[np.bool_], count: int, generator: np.random.Generator

@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from talud.errors import StudyError
 from talud.files import atomic_replace, sync_to_disk, translate_write_errors
+from talud.params import Recipe
 from talud.project import Project
 from talud.training.search import Hyperparameters
 from talud.versions import VERSIONS
+
+_NEWER_AUGMENTATION = {"light", "hue", "unchanged", "shrink"}
 
 
 def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperparameters: Hyperparameters) -> str:
@@ -39,12 +42,28 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperpa
         "data_version": data_version,
         "split": params.split_hyperparameters,
         "training": params.training.model_dump(exclude=left_out),
-        # The tolerance takes effect only after the trials, too.
-        "recipe": params.chosen_recipe.model_dump(exclude={"dropping": {"tolerance"}}),
+        "recipe": _recipe_content(params.chosen_recipe),
         "choice": asdict(hyperparameters),
         "versions": {part: VERSIONS[part] for part in ("data", "training")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """Return the options of a recipe on which the weights depend.
+
+    Options that older versions lacked are left out while they have their defaults.
+    """
+    # The tolerance takes effect only after the trials, too.
+    content: dict[str, Any] = recipe.model_dump(exclude={"dropping": {"tolerance"}})
+    augmentation = content["augmentation"]
+    newer = recipe.augmentation.model_dump(include=_NEWER_AUGMENTATION, exclude_defaults=True)
+    content["augmentation"] = {
+        name: value for name, value in augmentation.items() if name in newer or name not in _NEWER_AUGMENTATION
+    }
+    if recipe.encoder_rate == 1:
+        del content["encoder_rate"]
+    return content
 
 
 def study_key(keys: Sequence[str], search: str) -> str:

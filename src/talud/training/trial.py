@@ -15,7 +15,7 @@ import numpy as np
 
 from talud.errors import StudyError
 from talud.networks import unet
-from talud.networks.catalogue import NetworkSpec, build_network
+from talud.networks.catalogue import NetworkSpec, build_network, pretrained_weights
 from talud.params import Params, Recipe, TrainingOptions
 from talud.params.networks import PLAIN_UNET, UnetOptions
 from talud.process import defer_sigint
@@ -24,6 +24,7 @@ from talud.training.batches import Augmenter, Dropping, TrainingBatches
 from talud.training.checkpoint import Epoch, TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.losses import Loss, PixelScores
+from talud.training.optimizer import create_optimizer
 from talud.training.search import Hyperparameters
 
 VALIDATION_BATCH_SIZE = 32
@@ -219,27 +220,19 @@ def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> 
     model = config.build(statistics, rematerialise=options.rematerialise, mixed_precision=options.mixed_precision)
     # XLA is used only on request or if needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
     jit = "auto" if options.xla or keras.backend.backend() != "tensorflow" else False
-    optimizer = _optimizer(hyperparameters, recipe, steps)
+    optimizer = create_optimizer(
+        recipe,
+        hyperparameters.learning_rate,
+        hyperparameters.epochs,
+        steps,
+        pretrained_weights(config.network, model),
+    )
     if options.mixed_precision == "float16":  # scaling keeps small gradients from underflowing
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss=Loss(recipe.loss), metrics=[PixelScores()], jit_compile=jit)
     # If the optimiser creates its variables in the first step, TensorFlow traces that step twice, which takes seconds.
     optimizer.build(model.trainable_variables)
     return model
-
-
-def _optimizer(hyperparameters: Hyperparameters, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """Return Adam, or AdamW for weight decay (Loshchilov and Hutter, 2019)."""
-    rate = hyperparameters.learning_rate
-    if recipe.schedule == "cosine":  # Loshchilov and Hutter, 2017, without restarts
-        warm = steps // 2
-        rate = keras.optimizers.schedules.CosineDecay(
-            rate / 100, hyperparameters.epochs * steps - warm, alpha=0.01, warmup_target=rate, warmup_steps=warm
-        )
-    average = {"use_ema": bool(recipe.averaging), "ema_momentum": recipe.averaging or 0.99}
-    if recipe.weight_decay:
-        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **average)
-    return keras.optimizers.Adam(rate, **average)
 
 
 class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
