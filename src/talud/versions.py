@@ -18,7 +18,7 @@ from talud.files import atomic_replace
 
 VERSIONS = {
     "data": 1,  # sources to stacks, masks and patches
-    "training": 1,  # patches to a trial's weights
+    "training": 2,  # patches to a trial's weights
     "inference": 1,  # model files: export, quantisation, maps and their products
     "evaluation": 1,  # maps and labels to scores, gate and report
 }

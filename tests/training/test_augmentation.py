@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.optimize import least_squares
 
 from talud.data.patches import Patches
@@ -103,8 +104,10 @@ def test_scale_changes_stack_and_truth_together() -> None:
     before.stack[..., 2] = before.mask
     augmenter = Augmenter.of(Augmentation(scale=0.5), BANDS, MEAN, DEVIATION)
     after = augmenter(before, ALL, np.random.default_rng(3))
-    known = np.isfinite(after.stack[..., 2])
-    np.testing.assert_array_equal(after.stack[..., 2][known], after.mask[known])
+    # Of a pixel's interpolated value, a quarter at least is that of the pixel that its class comes from.
+    valid = np.isfinite(after.stack[..., 2])
+    assert (after.stack[..., 2][valid & (after.mask == 1)] >= 0.25).all()
+    assert (after.stack[..., 2][valid & (after.mask == 0)] <= 0.75 * 255).all()
     assert np.count_nonzero(after.mask == 1) > np.count_nonzero(before.mask == 1)
 
 
@@ -182,29 +185,38 @@ def test_light_refuses_bands_whose_black_is_not_0() -> None:
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.1, 0.5, 1.0]), st.integers(1, 17))
-def test_zoomed_patch_is_nearest_sample_of_mirrored_patch(seed: int, scale: float, shrink: float, side: int) -> None:
-    numbers = np.arange(side * side, dtype=np.float32).reshape(1, side, side, 1)
-    before = Patches(np.concatenate([numbers, 2 * numbers], axis=-1), (numbers[..., 0] % 251).astype(np.uint8))
+def test_zoomed_patch_is_interpolated_from_the_mirrored_one(seed: int, scale: float, shrink: float, side: int) -> None:
+    profiles = np.random.default_rng(seed).random((2, side), np.float32)
+    shape = (1, side, side)
+    rows, columns = np.broadcast_to(profiles[0, :, np.newaxis], shape), np.broadcast_to(profiles[1], shape)
+    before = Patches(np.stack([rows, columns], axis=-1), np.broadcast_to(np.arange(side, dtype=np.uint8), shape))
     options = Augmentation(symmetries=False, scale=scale, shrink=shrink)
     after = Augmenter.of(options, ("red", "slope"), MEAN[:2], DEVIATION[:2])(
         before, ALL[:1], np.random.default_rng(seed)
     )
-    drawn = after.stack[0, ..., 0].astype(int)
-    assert drawn.shape == (side, side)
-    assert np.isin(drawn, numbers.astype(int)).all()
-    np.testing.assert_array_equal(after.stack[0, ..., 1], 2 * drawn)
-    np.testing.assert_array_equal(after.mask[0], drawn % 251)
-    rows, columns = drawn // side, drawn % side
-    mirrored = np.pad(np.arange(side), side, mode="symmetric")
+    assert after.mask.shape == shape
     windows = [
-        mirrored[side + start + np.arange(side) * window // side]
+        start + (np.arange(side) + 0.5) * window / side - 0.5
         for window in range(max(1, round(side * (1 - scale)) - 1), round(side * (1 + shrink)) + 1)
         for start in (range(side - window + 1) if window <= side else range(side - window, 1))
     ]
-    for samples in (rows[:, 0], columns[0]):
-        assert any(np.array_equal(samples, window) for window in windows)
-    assert (rows == rows[:, :1]).all()
-    assert (columns == columns[:1]).all()
+    for drawn, profile in zip((after.stack[0, :, 0, 0], after.stack[0, 0, :, 1]), profiles, strict=True):
+        expected = [ndimage.map_coordinates(profile, [window], order=1, mode="reflect") for window in windows]
+        assert np.abs(np.array(expected) - drawn).max(axis=1).min() < 1e-6
+    nearest = [
+        np.pad(np.arange(side), side, mode="symmetric")[np.floor(one + 0.5).astype(int) + side] for one in windows
+    ]
+    assert any(np.array_equal(after.mask[0, 0], one) for one in nearest)
+
+
+def test_zoom_keeps_invalid_pixels_and_spreads_them_no_further() -> None:
+    before = patches()
+    before.stack[:, :8] = np.nan
+    options = Augmentation(symmetries=False, scale=0.5, shrink=0.5)
+    after = Augmenter.of(options, BANDS, MEAN, DEVIATION)(
+        Patches(before.stack, np.isnan(before.stack[..., 0]).astype(np.uint8)), ALL, np.random.default_rng(5)
+    )
+    np.testing.assert_array_equal(np.isnan(after.stack[..., 0]), after.mask == 1)
 
 
 def test_zoom_is_log_uniform_between_both_limits() -> None:

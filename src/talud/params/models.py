@@ -85,7 +85,9 @@ class Augmentation(Frozen):
     """Data augmentation of training patches; by default only symmetries."""
 
     symmetries: bool = Field(True, description="random rotation by 90° and reflection")
-    scale: float = Field(0.0, ge=0, lt=1, description="random zoom: largest share of the side that is cropped")
+    scale: float = Field(
+        0.0, ge=0, lt=1, description="random zoom: largest share of the side that is cropped; pixels are interpolated"
+    )
     shrink: float = Field(
         0.0,
         ge=0,

@@ -122,17 +122,22 @@ class Augmenter:
             symmetry = int(generator.integers(SYMMETRIES))
             stack, mask = apply_symmetry(stack, symmetry), apply_symmetry(mask, symmetry)
         if self.options.scale or self.options.shrink:
-            first, second = self._draw_window(len(mask), generator)
-            stack, mask = stack[first][:, second], mask[first][:, second]
+            coordinates = self._draw_window(len(mask), generator)
+            rows, columns = _mirror(np.floor(coordinates + 0.5).astype(np.intp), len(mask))
+            nearest = stack[rows][:, columns]
+            stack = _interpolate(_interpolate(stack, coordinates[0], 0), coordinates[1], 1)
+            # Beside invalid pixels there is nothing to interpolate with.
+            stack, mask = np.where(np.isnan(stack), nearest, stack), mask[rows][:, columns]
         return stack, mask
 
-    def _draw_window(self, side: int, generator: np.random.Generator) -> NDArray[np.intp]:
-        """Draw a window of another side and return the pixels it is sampled at.
+    def _draw_window(self, side: int, generator: np.random.Generator) -> NDArray[np.float64]:
+        """Draw a window of another side and return the coordinates it is sampled at.
 
         A larger window holds the patch; outside, the patch is mirrored.
 
         Returns:
-            Row and column of each of the `side` samples along both axes, (2, side).
+            Row and column of each of the `side` samples along both axes, in pixels from the centre of the first,
+            (2, side).
         """
         scale, shrink = self.options.scale, self.options.shrink
         if shrink:
@@ -141,9 +146,7 @@ class Augmenter:
             factor = 1 - scale * generator.random()
         window = max(1, round(side * factor))
         starts = generator.integers(abs(side - window) + 1, size=2) * (1 if window <= side else -1)
-        samples = (starts[:, np.newaxis] + np.arange(side) * window // side) % (2 * side)
-        mirrored: NDArray[np.intp] = np.minimum(samples, 2 * side - 1 - samples)
-        return mirrored
+        return starts[:, np.newaxis] + (np.arange(side) + 0.5) * window / side - 0.5
 
     def _transform_radiometry(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
         """Change gamma, gain and offset, and add haze."""
@@ -203,6 +206,25 @@ class Augmenter:
         own = generator.normal(size=(count, 1, 1, len(bands))) * self.options.per_band
         drawn: NDArray[np.float32] = ((common + own) * deviation * bands).astype(np.float32)
         return drawn
+
+
+def _mirror(indices: NDArray[np.intp], side: int) -> NDArray[np.intp]:
+    """Return the pixels of a patch that stand at indices when it is mirrored at its borders."""
+    indices = indices % (2 * side)
+    return np.minimum(indices, 2 * side - 1 - indices)
+
+
+def _interpolate(stack: NDArray[np.float32], coordinates: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
+    """Return a mirrored stack interpolated linearly along an axis, NaN beside NaN.
+
+    Finer pixels of a sensor show no steps; repeated pixels would.
+    """
+    first = np.floor(coordinates).astype(np.intp)
+    shape = [1] * stack.ndim
+    shape[axis] = -1
+    weight = (coordinates - first).astype(np.float32).reshape(shape)
+    before, after = (np.take(stack, _mirror(first + step, stack.shape[axis]), axis) for step in (0, 1))
+    return before + (after - before) * weight
 
 
 def _background(stack: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
