@@ -33,7 +33,7 @@ from talud.training.trial import TrialConfig, compile_network
 project = Project.find()
 dataset = Dataset.load(project, sys.argv[1])
 hyperparameters, params = Hyperparameters(8, 1e-3, 16, 1, None), project.params
-model = compile_network(TrialConfig.of(params, hyperparameters), dataset.statistics, 1)
+model = compile_network(TrialConfig.of(params, hyperparameters, dataset.bands), dataset.statistics, 1)
 stack, mask = dataset.training.stack[:16], dataset.training.mask[:16, ..., np.newaxis]
 seconds = []
 for _ in range(12):
@@ -79,7 +79,9 @@ def _measure_throughput(project: Project) -> Iterator[Figure]:
     patches, (rate, *_), (size,) = dataset.training, SEARCH["learning_rate"], SEARCH["batch_size"]
     chosen = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
     recipe = project.params.chosen_recipe
-    model = compile_network(TrialConfig.of(project.params, chosen), dataset.statistics, math.ceil(len(patches) / size))
+    model = compile_network(
+        TrialConfig.of(project.params, chosen, dataset.bands), dataset.statistics, math.ceil(len(patches) / size)
+    )
     augmenter = Augmenter.of(recipe.augmentation, dataset.bands, dataset.statistics.mean, dataset.statistics.deviation)
     batches = TrainingBatches(patches, size, augmenter=augmenter, seed=seed)
     truth = patches.mask[..., np.newaxis]

@@ -161,6 +161,29 @@ def test_axis_without_values_of_all_trials_is_omitted() -> None:
     assert "Batch size" not in trials_page("study", [row(0, batch_size=0.0)], [])  # no logarithm
 
 
+NETWORKS = ("unet", "resunet", "pretrained_unet")
+
+
+def networks_page() -> str:
+    """Return the page of a study over three networks and two learning rates, the last network best."""
+    trials = [
+        FinishedTrial(f"{place:032x}", f"trial {place}", {**row(0).values, "learning_rate": rate, "f1": f1}, network)
+        for place, (rate, f1, network) in enumerate(
+            (rate, 0.3 + 0.1 * better - rate, network)
+            for better, network in enumerate(NETWORKS)
+            for rate in (1e-3, 1e-4)
+        )
+    ]
+    return trials_page("networks", sorted(trials, key=lambda trial: -trial.values["f1"]), [])
+
+
+def test_page_has_networks_only_if_not_all_are_unets() -> None:
+    assert "Network" not in trials_page("study", [row(0), row(1)], [])
+    rows = re.findall(r'<td>(\d)</td><td class="text">(\w+)</td><td>16</td><td>([\d.]+)</td>', networks_page())
+    order = [(network, rate) for network in reversed(NETWORKS) for rate in ("0.0001", "0.001")]
+    assert [(int(place), (network, rate)) for place, network, rate in rows] == list(enumerate(order, start=1))
+
+
 def test_page_has_no_external_address_and_escapes_names(root: Path, parent: str, tmp_path: Path) -> None:
     html = page_of(root, parent, tmp_path).read_text(encoding="utf-8")
     assert "default-src 'none'" in html
@@ -199,6 +222,24 @@ def test_page_has_a_line_and_a_row_for_each_trial(page: Page) -> None:
     assert best[:-1] == ["1", "16", "0.001", "32", "7", "84", "0.540"]
     shares = page.locator("path.line").evaluate_all("(lines) => lines.map((l) => l.style.getPropertyValue('--share'))")
     assert (shares[0], shares[-1]) == ("0.0%", "100.0%")  # the best is drawn last, on top
+
+
+def test_network_axis_has_names_and_selects_a_network(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "trials.html"
+    path.write_text(networks_page(), encoding="utf-8")
+    with open_page(browser, path.as_uri(), (390, 844)) as page:
+        labels = page.locator("#chart text:not(.label)")
+        assert [text for text in labels.all_text_contents() if text in NETWORKS] == [*NETWORKS]
+        left = labels.filter(has_text="pretrained_unet").bounding_box()
+        assert left
+        assert left["x"] >= 0  # the name is not cut off
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        x, top, bottom = centre(page, 0)
+        page.mouse.move(x, top - 6)
+        page.mouse.down()
+        page.mouse.move(x, top + (bottom - top) / 4, steps=3)
+        page.mouse.up()
+        assert page.locator("tbody tr:visible td.text").all_text_contents() == ["pretrained_unet"] * 2
 
 
 def test_range_on_an_axis_selects_trials(page: Page) -> None:

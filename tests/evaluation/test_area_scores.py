@@ -75,7 +75,7 @@ def test_transfer_area_scores_match_scikit_learn(small_project: Project, monkeyp
     assert found["not_mapped_landslide_pixels"] == (truth[hidden] == 1).sum()
     assert (found["source"], found["pixels"], found["blocks"]) == ("away", "the whole area", (192 // BLOCK) ** 2)
     assert (found["threshold"], found["notes"]) == (THRESHOLD, [])
-    assert found["model"] == {"name": "3band", "version": "unregistered", "weights": "0" * 64}
+    assert found["model"] == {"name": "3band", "version": "unregistered", "weights": "0" * 64, "network": "unet"}
 
 
 def test_f1_interval_matches_an_independent_block_bootstrap(small_project: Project) -> None:

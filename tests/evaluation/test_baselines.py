@@ -130,7 +130,7 @@ def test_baseline_command_prints_a_reproducible_forest(small_project: Project, m
     found = json.loads(printed)
     assert printed == CliRunner().invoke(app, ["baseline", "3band", "--method", "random-forest", "--json"]).stdout
     assert [one["source"] for one in found] == ["home", "away"]
-    assert found[0]["model"] == {"name": "random forest", "version": "", "weights": ""}
+    assert found[0]["model"] == {"name": "random forest", "version": "", "weights": "", "network": ""}
     table = CliRunner().invoke(app, ["baseline", "3band", "--method", "random-forest"]).stdout
     assert f"random forest, 3band, threshold {found[0]['threshold']:.2f}" in table
     assert all(f"{one['f1']:.3f}" in table for one in found)

@@ -92,7 +92,7 @@ def test_evaluate_json_has_documented_keys(talud: Run, folder: Path) -> None:
         *("intervals", "not_mapped_pixels", "not_mapped_landslide_pixels", "not_mapped_share", "bootstrap", "notes"),
     ]
     assert list(found["intervals"]) == scores
-    assert list(found["model"]) == ["name", "version", "weights"]
+    assert list(found["model"]) == ["name", "version", "weights", "network"]
     assert found["bootstrap"] == {"level": 0.95, "drawn": "patches", "resamples": 2000, "seed": 0}
 
 
@@ -103,7 +103,7 @@ def test_evaluate_prints_scores_intervals_and_counts(talud: Run, folder: Path, m
     for score in scores.values():
         assert f"{score.estimate:.3f}" in lines[0]
         assert f"{score.low:.3f} to {score.high:.3f}" in lines[1]
-    assert "3band, from a file, threshold 0.50" in talud("patches")[1]
+    assert "3band, from a file, unet, threshold 0.50" in talud("patches")[1]
     assert "patches: all patches (5 patches); TP " in talud("patches")[1]
 
 

@@ -23,7 +23,7 @@ from talud.errors import StudyError
 from talud.evaluation import paper, report
 from talud.evaluation.figures import area_viewer
 from talud.evaluation.paper import assumptions
-from talud.evaluation.results import BandSetResult
+from talud.evaluation.results import BandSetResult, Trials
 from talud.evaluation.scores import evaluate
 from talud.project import Project
 
@@ -147,6 +147,30 @@ def test_strip_plot_places_trials_by_hyperparameter(project: Project, html: str)
         (" kept", middles[1], pytest.approx(172 - 160, abs=0.1)),
     ]
     assert "by filters, 3band" not in html  # all have 4
+
+
+def test_strip_plot_has_a_column_for_each_network(project: Project):
+    table = Trials.read(project.trials("3band"))
+    names = ("unet", "resunet", "pretrained_unet", "attention_unet")  # rising F1
+    trials = [
+        table.trials[0].model_copy(
+            update={"network": name, "learning_rate": rate, "scores": {"f1": 0.1 * place + rate}}
+        )
+        for place, name in enumerate(names)
+        for rate in (0.002, 0.001)
+    ]
+    networks, rates = report.strip_plots(table.model_copy(update={"trials": tuple(trials)}))
+    assert (networks.label, rates.label) == ("Network", "Learning rate")
+    assert [column.value for column in networks.columns] == [*reversed(names)]
+    assert [column.median for column in networks.columns] == pytest.approx([0.3015, 0.2015, 0.1015, 0.0015])
+    assert [column.value for column in rates.columns] == [0.001, 0.002]
+    assert (networks.slanted, rates.slanted) == (True, False)  # the names do not fit side by side
+
+
+def test_report_names_the_network_of_each_model(html: str):
+    text = text_of(html)
+    assert re.search(r"3band red, green, blue unet 4 0.001 16", text)  # best configuration
+    assert "terrain unet home" in text  # models
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def losses(recipe=Recipe(), interrupted=True, **options):
     state = TrialState()
     for until in (2, 4) if interrupted else (4,):
         state = train(TrainingData(("a", "b"), patches, patches, statistics),
-                      TrialConfig(hyperparameters, recipe, TrainingOptions(depth=1, **options), 1),
+                      TrialConfig(hyperparameters, recipe, TrainingOptions(depth=1, **options), 1, ("a", "b")),
                       Path(sys.argv[1]), state=state, max_epochs=until)
     return [epoch.metrics[name] for name in ("loss", "val_loss") for epoch in state.epochs]
 
@@ -122,7 +122,7 @@ def refused_option():
         return str(error)
 
 def stored_bytes_and_gradients(rematerialise):
-    config = TrialConfig(hyperparameters, Recipe(), TrainingOptions(depth=2), 1)
+    config = TrialConfig(hyperparameters, Recipe(), TrainingOptions(depth=2), 1, ("a", "b"))
     model = config.build(statistics, rematerialise=rematerialise)
     fixed = [variable.value for variable in model.non_trainable_variables]
     weights = [variable.value for variable in model.trainable_variables]

@@ -222,7 +222,7 @@ def export_best_trial(
     model.layers[-1].set_weights([sign * weights for weights in model.layers[-1].get_weights()])
     raw = keras.models.clone_model(model)
     raw.set_weights(model.get_weights())
-    network = TrialConfig.of(changed.params, result.best.hyperparameters).network
+    network = TrialConfig.of(changed.params, result.best.hyperparameters, dataset.bands).network
     return raw, export.export_model(model, dataset, changed, export.ExportOrigin(network, "both", "c", "r", {}), path)
 
 
@@ -331,9 +331,11 @@ def test_trial_key_covers_dropping_but_not_its_tolerance(project: Project) -> No
     keys = [trial_key(one, ("slope", "red"), "v", hyperparameters) for one in (project, often, seldom, strict)]
     assert len(set(keys)) == 3
     assert keys[1] == keys[3]
-    found = recorded_hyperparameters(with_dropping(project, **lost, clouds=0.25).params, hyperparameters)
+    found = recorded_hyperparameters(
+        with_dropping(project, **lost, clouds=0.25).params, hyperparameters, ("slope", "red")
+    )
     assert found["dropping"] == "terrain 0.5, clouds 0.25"
-    assert "dropping" not in recorded_hyperparameters(project.params, hyperparameters)
+    assert "dropping" not in recorded_hyperparameters(project.params, hyperparameters, ("slope", "red"))
 
 
 def test_trial_key_does_not_cover_calibration(project: Project) -> None:

@@ -59,7 +59,7 @@ FULL_RECIPE = Recipe(
 def network(seed: int, *, batch_normalisation: bool = False) -> keras.Model:
     """Return the untrained network of a trial."""
     recipe = Recipe(batch_normalisation=batch_normalisation)
-    return TrialConfig(HYPERPARAMETERS, recipe, TrainingOptions(depth=1), seed).build(STATISTICS)
+    return TrialConfig(HYPERPARAMETERS, recipe, TrainingOptions(depth=1), seed, ("a", "b")).build(STATISTICS)
 
 
 def train_trial(
@@ -73,7 +73,7 @@ def train_trial(
 ) -> TrialState:
     return train(
         TrainingData(("a", "b"), TRAINING, VALIDATION, STATISTICS),
-        TrialConfig(hyperparameters, recipe, TrainingOptions(depth=1, **options), seed),
+        TrialConfig(hyperparameters, recipe, TrainingOptions(depth=1, **options), seed, ("a", "b")),
         folder / "trial.npz",
         state=state or TrialState(),
         max_epochs=max_epochs or hyperparameters.epochs,

@@ -116,7 +116,8 @@ def _print_scores(found: Sequence[SiteScores]) -> None:
     from rich.table import Table
 
     subject = found[0].model
-    table = Table("", title=f"{subject.title}, threshold {subject.threshold:.2f}", title_justify="left")
+    title = ", ".join(filter(None, (subject.title, subject.network, f"threshold {subject.threshold:.2f}")))
+    table = Table("", title=title, title_justify="left")
     for column in _TITLES.values():
         table.add_column(column, justify="right")
     for one in found:
@@ -146,7 +147,8 @@ def _evaluate_band_set(band_set: str) -> None:
     project = Project.find()
     with show_progress("evaluating", "windows") as progress:
         scores = evaluate(project, band_set, progress)
-    table = Table("where", title=f"{band_set}, threshold {scores.threshold:.2f}", title_justify="left")
+    title = f"{band_set}, {scores.network}, threshold {scores.threshold:.2f}"
+    table = Table("where", title=title, title_justify="left")
     for column in ("TP", "FP", "FN", "TN", "precision", "recall", "F1", "IoU", "MCC", "not mapped"):
         table.add_column(column, justify="right")
     for where, row in scores.rows():
@@ -352,6 +354,7 @@ def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
     other = baselines.baseline_project(
         project,
         Search(
+            network=(best.network,),
             filters=(best.filters,),
             learning_rate=(best.learning_rate,),
             batch_size=(best.batch_size,),

@@ -299,7 +299,7 @@ def _card_tables(found: ModelCard) -> list[Table]:
             band["name"], band["group"], band["unit"], plausible, f"{band['mean']:g}", f"{band['deviation']:g}", seen
         )
     if network := contract.get("network"):
-        options = ", ".join(f"{name} {value}" for name, value in network["options"].items())
+        options = ", ".join(f"{name} {_option_text(value)}" for name, value in network["options"].items())
         contract["network"] = f"{network['name']}: {options}"
     if memory := contract.get("memory"):
         contract["memory"] = f"{memory['plain']:g} bytes for each pixel of a window, {memory['cropped']:g} if cropped"
@@ -322,6 +322,15 @@ def _card_tables(found: ModelCard) -> list[Table]:
 
 
 _RANGES = (("lowest", "highest"), ("minimum", "maximum"))
+
+
+def _option_text(value: object) -> str:
+    """Format an option of a network, such as a list of band groups."""
+    if isinstance(value, list):
+        return f"({'; '.join(map(_option_text, value))})"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_option_text(part)}" for name, part in value.items())
+    return str(value)
 
 
 def _cell(value: object) -> str:

@@ -39,9 +39,9 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train U-Nets in a hyperparameter search; export the best as ONNX.
+    """Train networks in a hyperparameter search; export the best as ONNX.
 
-    Trains one network for each combination of the search, records every trial in MLflow, and writes
+    Trains a network for each combination of the search, records every trial in MLflow, and writes
     models/BAND_SET.onnx (the trial with the highest validation F1) and models/BAND_SET.trials.json. After an
     interruption, the same command resumes.
 

@@ -196,11 +196,17 @@ class ModelOrigin(FrozenModel):
     commit: str = Field(description="git commit of the project, with +changes if it was not clean")
     run_id: str = Field(description="MLflow run of the trial")
     hyperparameters: dict[str, float | int | str] = Field(
-        description="hyperparameters of the trial: filters, depth, learning rate, batch size, seed, split and recipe"
+        description="hyperparameters of the trial: network, filters, depth, learning rate, batch size, seed, split and "
+        "recipe"
     )
     network: NetworkArchitecture | None = Field(
         None, description="network and its options, from which it can be rebuilt; null in older files, which are U-Nets"
     )
+
+    @property
+    def network_name(self) -> str:
+        """Name of the network."""
+        return self.network.name if self.network else "unet"
 
 
 class Calibration(FrozenModel):

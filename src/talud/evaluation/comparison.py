@@ -73,8 +73,8 @@ class Comparison:
         return "the difference may be due to chance"
 
     def rows(self) -> Iterator[tuple[str, str, Confusion]]:
-        """Yield letter, title and counts of each model."""
-        titles = (model.title for model in self.models)
+        """Yield letter, title with network, and counts of each model."""
+        titles = (f"{model.title}, {model.contract.origin.network_name}" for model in self.models)
         yield from zip("AB", titles, self.counts, strict=True)
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +84,7 @@ class Comparison:
                 "name": model.name,
                 "version": model.version,
                 "weights": model.contract.origin.weights,
+                "network": model.contract.origin.network_name,
                 "threshold": model.contract.measured.threshold,
                 **asdict(counts),
                 **counts.scores(),

@@ -16,6 +16,7 @@ from talud.bands import Group, groups_of
 from talud.evaluation.results import BandSetResult, Trial, Trials
 from talud.metrics import Confusion
 from talud.params import Augmentation, Params, SplitOptions
+from talud.params.networks import PLAIN_UNET
 
 AUTHORS = "Vega and Hidalgo"
 TITLE = (
@@ -201,7 +202,7 @@ def check_findings(results: Sequence[BandSetResult], areas: Sequence[str]) -> li
 def _find_trial(table: Trials, theirs: ImageModel) -> Trial | None:
     """Return the trial with the study's configuration, if any."""
     for trial in table.trials:
-        same = (trial.filters, trial.batch_size) == (theirs.filters, theirs.batch_size)
+        same = (trial.network, trial.filters, trial.batch_size) == (PLAIN_UNET, theirs.filters, theirs.batch_size)
         if same and isclose(trial.learning_rate, theirs.learning_rate, rel_tol=1e-6):
             return trial
     return None
@@ -303,7 +304,7 @@ def assumptions(params: Params, results: Sequence[BandSetResult]) -> list[Assump
     """Return this project's choices where the study states none."""
     stated = [
         *_patches(params),
-        Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
+        _network(params, results),
         Assumption("Augmentation", _augmentation(params.chosen_recipe.augmentation)),
         Assumption(
             "Threshold",
@@ -317,6 +318,13 @@ def assumptions(params: Params, results: Sequence[BandSetResult]) -> list[Assump
     terrain = _terrain(params) if Group.TERRAIN in used else []
     radar = _radar(params) if Group.SAR in used else []
     return [*stated, *terrain, *radar, *_inventory(params)]
+
+
+def _network(params: Params, results: Sequence[BandSetResult]) -> Assumption:
+    networks = {result.name: result.contract.origin.network_name for result in results}
+    if set(networks.values()) <= {PLAIN_UNET}:
+        return Assumption("Depth of the U-Net", f"{params.training.depth} poolings")
+    return Assumption("Network", ", ".join(f"{network} for {name}" for name, network in networks.items()))
 
 
 def _calibration(results: Sequence[BandSetResult]) -> str:

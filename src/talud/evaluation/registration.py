@@ -20,6 +20,7 @@ from talud.errors import ModelError, RegistryError
 from talud.evaluation.results import ScoreTable, Trial, Trials
 from talud.files import atomic_replace
 from talud.metrics import Confusion
+from talud.params.networks import PLAIN_UNET
 from talud.project import Project
 from talud.registry import EXPERIMENT, ModelVersion, Store
 from talud.text import counted
@@ -215,9 +216,13 @@ def restore_runs(store: Store, project: Project, contract: Contract) -> str:
 
 
 def _restore_trial(store: Store, trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
+    shared = contract.origin.hyperparameters
+    if trial.network != contract.origin.network_name:  # the options of its network are not in the table
+        shared = {name: value for name, value in shared.items() if not name.startswith("network_")}
     # The other hyperparameters are the same in the whole study.
     hyperparameters = {
-        **contract.origin.hyperparameters,
+        **shared,
+        "network": trial.network,
         "filters": trial.filters,
         "learning_rate": trial.learning_rate,
         "batch_size": trial.batch_size,
@@ -311,8 +316,10 @@ def _describe_trained(contract: Contract, scores: Mapping[str, Mapping[str, floa
         f"blocks; its probabilities differ by {variant.measured.loss['mean_difference']:.2g} in the mean."
         for variant in variants.contracts
     ]
+    network = contract.origin.network_name
+    kind = "U-Net" if network == PLAIN_UNET else f"Network `{network}`"
     lines = [
-        f"U-Net over {', '.join(contract.input.band_names)} at {contract.input.pixel_size:g} m, trained on "
+        f"{kind} over {', '.join(contract.input.band_names)} at {contract.input.pixel_size:g} m, trained on "
         f"{', '.join(contract.areas_with_sizes)} ({choice}). Landslide where the probability is at least "
         f"{contract.measured.threshold:g}.",
         "",

@@ -247,8 +247,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%".replace("-", "−")
 
 
-def _short(value: float) -> str:
+def _short(value: float | str) -> str:
     """Format a hyperparameter briefly, such as 5e−4."""
+    if isinstance(value, str):
+        return value
     if value >= 0.01:
         return f"{value:g}"
     digits, exponent = f"{value:e}".split("e")
@@ -356,14 +358,20 @@ def _percent_range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-HYPERPARAMETER_LABELS = {"filters": "Filters", "learning_rate": "Learning rate", "batch_size": "Batch size"}
+HYPERPARAMETER_LABELS = {
+    "network": "Network",
+    "filters": "Filters",
+    "learning_rate": "Learning rate",
+    "batch_size": "Batch size",
+}
+_STRIP_CHARACTERS = 40  # that fit below a strip plot, in all its columns
 
 
 @dataclass(frozen=True)
 class StripColumn:
     """Trials with the same value of a hyperparameter, lowest F1 first."""
 
-    value: float
+    value: float | str
     trials: tuple[Trial, ...]
 
     @property
@@ -374,17 +382,27 @@ class StripColumn:
 
 @dataclass(frozen=True)
 class StripPlot:
-    """Strip plot of a hyperparameter: F1 of trials by value."""
+    """Strip plot of a hyperparameter: F1 of trials by value.
+
+    Numbers ascend. Names are those of the highest F1 first.
+    """
 
     label: str
     columns: tuple[StripColumn, ...]
+
+    @property
+    def slanted(self) -> bool:
+        """True if the values are names that are too long for their columns."""
+        return any(len(self.columns) * len(str(column.value)) > _STRIP_CHARACTERS for column in self.columns)
 
 
 def strip_plots(trials: Trials) -> list[StripPlot]:
     """Return a strip plot of each hyperparameter that was searched."""
     made = []
     for choice, label in HYPERPARAMETER_LABELS.items():
-        values = sorted({float(getattr(trial, choice)) for trial in trials.trials})
+        values: list[float | str] = list(dict.fromkeys(getattr(trial, choice) for trial in trials.ranked))
+        if choice != "network":
+            values.sort(key=float)
         rising = trials.ranked[::-1]
         columns = [StripColumn(value, tuple(t for t in rising if getattr(t, choice) == value)) for value in values]
         if len(columns) > 1:

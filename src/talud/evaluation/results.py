@@ -17,6 +17,7 @@ from talud.errors import StudyError
 from talud.files import atomic_replace
 from talud.measurement.assessment import Assessment
 from talud.metrics import CALIBRATION_BINS, THRESHOLDS, Confusion, ThresholdHistogram, lack_of_skill
+from talud.params.networks import PLAIN_UNET
 from talud.project import Project
 from talud.text import duration
 
@@ -121,6 +122,7 @@ class ScoreTable(BaseModel):
 
     band_set: str
     weights: str = Field("", description="checksum of the weights that were scored")
+    network: str = Field("", description="name of the network that was scored; empty in older files")
     threshold: float
     test: dict[str, Scores]
     areas: dict[str, Scores]
@@ -183,6 +185,7 @@ class Trial(BaseModel):
     epochs: int
     patience: int | None = None
     training_seed: int | None = None
+    network: str = PLAIN_UNET
     best_epoch: int = Field(description="epoch of the highest validation F1, whose weights were kept")
     seconds: float
     parameters: int = Field(description="number of weights of the network")
@@ -359,6 +362,7 @@ def write_results(
     table = ScoreTable(
         band_set=band_set,
         weights=model.contract.origin.weights,
+        network=model.contract.origin.network_name,
         threshold=model.contract.measured.threshold,
         test={area: Scores.of(one) for area, one in tests.items()},
         areas={area: Scores.of(one, project.params.area(area).role) for area, one in areas.items()},

@@ -51,6 +51,7 @@ class ScoredModel:
         version: version in the registry; empty if it is not registered.
         weights: checksum of the weights; empty for a model without any.
         threshold: least probability that is mapped as landslide.
+        network: name of the network; empty for a model that is none.
     """
 
     title: str
@@ -58,12 +59,13 @@ class ScoredModel:
     version: str
     weights: str
     threshold: float
+    network: str = ""
 
     @classmethod
     def of(cls, model: Model) -> ScoredModel:
         """Describe a model at its own threshold."""
-        contract = model.contract
-        return cls(model.title, model.name, model.version, contract.origin.weights, contract.measured.threshold)
+        origin, threshold = model.contract.origin, model.contract.measured.threshold
+        return cls(model.title, model.name, model.version, origin.weights, threshold, origin.network_name)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class SiteScores:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON output."""
         return {
-            "model": {"name": self.model.name, "version": self.model.version, "weights": self.model.weights},
+            "model": {name: getattr(self.model, name) for name in ("name", "version", "weights", "network")},
             "source": self.source,
             "pixels": self.pixels,
             "threshold": self.model.threshold,

@@ -8,7 +8,7 @@ from typing import Any
 from talud.errors import ModelError
 from talud.networks.blocks import BandSlice, Blocks
 from talud.networks.pretrained_unet import STAGES, STAGES_TO_SIXTEENTH, encode, layer_prefixes
-from talud.params.networks import LITE0_DEPTH, BandGroup, DualEncoderOptions
+from talud.params.networks import BandGroup, DualEncoderOptions
 
 
 def build_features(stack: Any, options: DualEncoderOptions, blocks: Blocks) -> Any:
@@ -25,7 +25,7 @@ def build_features(stack: Any, options: DualEncoderOptions, blocks: Blocks) -> A
         Features (batch, height, width, filters).
 
     Raises:
-        ModelError: The groups do not have the bands of the stack, or an encoder does not have the depth.
+        ModelError: The groups do not have the bands of the stack.
     """
     _check(options, stack.shape[-1])
     by_level: list[list[Any]] = [[] for _ in range(options.depth + 1)]
@@ -64,10 +64,3 @@ def _check(options: DualEncoderOptions, bands: int) -> None:
         raise ModelError(
             f"dual_encoder: the groups have {stated} bands, but the stack has {bands}; state all, in order"
         )
-    if all(group.pixels > 1 for group in options.groups):
-        raise ModelError("dual_encoder: no group has the pixels of the stack; set pixels to 1 for at least one group")
-    for number, group in enumerate(options.groups):
-        if group.encoder == "lite0" and (group.pixels > 1 or options.depth != LITE0_DEPTH):
-            raise ModelError(
-                f"dual_encoder: group {number} has the encoder lite0, which needs depth {LITE0_DEPTH} and pixels 1"
-            )

@@ -9,6 +9,7 @@ from annotated_types import Len
 from pydantic import Field, model_validator
 
 from talud.bands import Group
+from talud.params.networks import PLAIN_UNET, NetworkName, NetworkOptions, NetworkSettings, network_options
 from talud.params.reading import Frozen
 
 Segmentation = Literal["felzenszwalb", "slic"]
@@ -21,6 +22,7 @@ class Search(Frozen):
         "grid",
         description="grid: all trials run all epochs; halving: only the better trials continue (first_epochs, factor)",
     )
+    network: Annotated[tuple[NetworkName, ...], Len(1)] = Field((PLAIN_UNET,), description="names of networks")
     filters: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)] = Field(
         description="numbers of filters of the first level"
     )
@@ -50,10 +52,11 @@ class Search(Frozen):
 
     @model_validator(mode="after")
     def _no_value_twice(self) -> Self:
-        for name in ("filters", "learning_rate", "batch_size", "seeds"):
+        for name in ("network", "filters", "learning_rate", "batch_size", "seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} contains a value twice: {', '.join(f'{value:g}' for value in values)}")
+                shown = (value if isinstance(value, str) else f"{value:g}" for value in values)
+                raise ValueError(f"{name} contains a value twice: {', '.join(shown)}")
         return self
 
 
@@ -162,7 +165,13 @@ class Recipe(Frozen):
 class TrainingOptions(Frozen):
     """Network depth and computation, the same for all trials."""
 
-    depth: int = Field(4, ge=1, le=6, description="number of pooling levels of the U-Net")
+    depth: int = Field(
+        4,
+        ge=1,
+        le=6,
+        description="number of times that the network halves the scale; pretrained_unet has its own number",
+    )
+    networks: NetworkSettings = Field(NetworkSettings(), description="name of a network → its further settings")
     rematerialise: bool = Field(
         False, description="recompute activations in the backward pass (gradient checkpointing): less memory, more time"
     )
@@ -180,6 +189,14 @@ class TrainingOptions(Frozen):
         description="sampling of training patches: none, each patch once in an epoch; area, equally many of "
         "each training area, in an epoch of about the same length",
     )
+
+    def network_options(self, name: NetworkName, filters: int, bands: Sequence[str]) -> NetworkOptions:
+        """Return the options of a network for the bands of a stack.
+
+        Raises:
+            ParamsError: The depth does not suit the network.
+        """
+        return network_options(name, filters, self.depth, self.networks, bands)
 
 
 class Promotion(Frozen):

@@ -1,18 +1,21 @@
-"""Networks by name, with their options as a contract has them.
+"""Networks by name, with their settings and the options of a contract.
 
-The options state bands by their index in the stack. `talud.networks.catalogue.network_spec` derives them from the
-settings of params.yaml, which state bands by group.
+Settings state bands by group, so that they hold for every band set. `network_options` derives from them and the names
+of the bands the options, which state bands by their index in the stack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
 
 from annotated_types import Len
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from talud.params.reading import Frozen
+from talud.bands import Group, band_named
+from talud.errors import ParamsError
+from talud.params.reading import Frozen, validation_message
 
 NetworkName = Literal[
     "unet", "pretrained_unet", "resunet", "attention_unet", "multiscale_unet", "fusion_unet", "dual_encoder"
@@ -21,6 +24,8 @@ PLAIN_UNET: NetworkName = "unet"  # the study's
 
 Index = Annotated[int, Field(ge=0)]
 PixelSize = Literal[1, 2, 4]
+Encoder = Literal["plain", "lite0"]
+RGB = ("red", "green", "blue")  # bands that the ImageNet weights read
 LITE0_DEPTH = 4  # number of times that the stages to 1/16 of EfficientNet-Lite0 halve the scale
 
 
@@ -57,19 +62,26 @@ class UnetOptions(LevelOptions):
     filters: int = Field(ge=1, le=1024, description="filters of the first level, doubled at each lower level")
 
 
-class PretrainedUnetOptions(NetworkOptions):
-    """Options of the U-Net with a pretrained encoder."""
+class PretrainedUnetSettings(Frozen):
+    """Settings of the U-Net with a pretrained encoder."""
 
-    filters: int = Field(
-        32, ge=1, le=1024, description="filters of the decoder at the scale of the stack; 1.5, 2, 3, 6 times at coarser"
-    )
     stages: Literal["1/16", "all"] = Field(
         "1/16",
         description="stages of the encoder: 1/16, those of pixels up to 16 times the stack's (halo 208, alignment 16); "
         "all, with those of pixels 32 times as large (halo 512, alignment 32)",
     )
     weights: Literal["imagenet", "none"] = Field(
-        "imagenet", description="initial weights of the encoder: imagenet, trained on photographs; none, random ones"
+        "imagenet",
+        description="initial weights of the encoder: imagenet, trained on photographs, if the bands include red, green "
+        "and blue; none, random ones",
+    )
+
+
+class PretrainedUnetOptions(PretrainedUnetSettings, NetworkOptions):
+    """Options of the U-Net with a pretrained encoder."""
+
+    filters: int = Field(
+        32, ge=1, le=1024, description="filters of the decoder at the scale of the stack; 1.5, 2, 3, 6 times at coarser"
     )
     rgb: tuple[Index, Index, Index] = Field(
         (0, 1, 2), description="indices of red, green and blue among the bands, which the ImageNet weights read"
@@ -85,19 +97,21 @@ class CitedUnetOptions(LevelOptions):
     """Options of a U-Net of the literature."""
 
 
-class FusionUnetOptions(CitedUnetOptions):
-    """Options of the U-Net that first treats each band by itself."""
+class FusionUnetSettings(Frozen):
+    """Settings of the U-Net that first treats each band by itself."""
 
     band_filters: int = Field(4, ge=1, le=64, description="filters of each band before the bands are fused")
+
+
+class FusionUnetOptions(FusionUnetSettings, LevelOptions):
+    """Options of the U-Net that first treats each band by itself."""
 
 
 class BandGroup(Frozen):
     """Consecutive bands with an encoder of their own."""
 
     bands: int = Field(ge=1, description="number of bands")
-    encoder: Literal["plain", "lite0"] = Field(
-        "plain", description="plain: that of a U-Net; lite0: EfficientNet-Lite0 to 1/16"
-    )
+    encoder: Encoder = Field("plain", description="plain: that of a U-Net; lite0: EfficientNet-Lite0 to 1/16")
     pixels: PixelSize = Field(
         1, description="pixel size of the bands in pixels of the stack; they enter the encoder averaged to it"
     )
@@ -111,6 +125,49 @@ class DualEncoderOptions(LevelOptions):
     )
     depth: int = Field(4, ge=3, le=6, description="number of times that the scale is halved; 4 with lite0")
 
+    @model_validator(mode="after")
+    def _encoders_have_their_scale(self) -> Self:
+        if all(group.pixels > 1 for group in self.groups):
+            raise ValueError("no group has the pixels of the stack; set pixels to 1 for at least one group")
+        for number, group in enumerate(self.groups):
+            if group.encoder == "lite0" and (group.pixels > 1 or self.depth != LITE0_DEPTH):
+                raise ValueError(f"group {number} has the encoder lite0, which needs depth {LITE0_DEPTH} and pixels 1")
+        return self
+
+
+class DualEncoderSettings(Frozen):
+    """Settings of the U-Net with an encoder for each group of bands."""
+
+    optical: Encoder | None = Field(
+        None,
+        description="encoder of the optical bands: lite0, EfficientNet-Lite0 to 1/16; plain, that of a U-Net; default: "
+        "lite0 for red, green and blue at depth 4, else plain",
+    )
+    pixels: dict[Group, PixelSize] = Field(
+        {},
+        description="band group → size of its pixels in pixels of the stack, onto which they are averaged, such as "
+        "`{sar: 2}` for 20 m on a 10 m stack; default: 1",
+    )
+
+    @field_validator("pixels")
+    @classmethod
+    def _groups_are_read(cls, pixels: dict[Group, PixelSize]) -> dict[Group, PixelSize]:
+        if Group.OCCLUSION in pixels:
+            raise ValueError(f"'{Group.OCCLUSION}' is not an input of networks; give optical, terrain or sar")
+        return pixels
+
+
+class NetworkSettings(Frozen):
+    """Settings of single networks, apart from `filters` and `depth`."""
+
+    pretrained_unet: PretrainedUnetSettings = PretrainedUnetSettings()
+    fusion_unet: FusionUnetSettings = FusionUnetSettings()
+    dual_encoder: DualEncoderSettings = DualEncoderSettings()
+
+    def lost_weights(self, name: NetworkName, options: NetworkOptions) -> bool:
+        """Check if a network's bands do not allow its initial weights."""
+        return getattr(getattr(self, name, None), "weights", None) != getattr(options, "weights", None)
+
 
 # Name of a network → model of its options.
 NETWORK_OPTIONS: Mapping[NetworkName, type[NetworkOptions]] = {
@@ -122,3 +179,60 @@ NETWORK_OPTIONS: Mapping[NetworkName, type[NetworkOptions]] = {
     "fusion_unet": FusionUnetOptions,
     "dual_encoder": DualEncoderOptions,
 }
+
+
+def network_options(
+    name: NetworkName, filters: int, depth: int, settings: NetworkSettings, bands: Sequence[str]
+) -> NetworkOptions:
+    """Return the options of a network for the bands of a stack.
+
+    ImageNet weights need red, green and blue; without them the weights are none.
+
+    Args:
+        name: name of the network.
+        filters: its filters, whose meaning depends on the network.
+        depth: number of times that the scale is halved, for networks that have this option.
+        settings: settings of all networks.
+        bands: names of the bands, in order.
+
+    Raises:
+        ParamsError: The depth, or the number of groups, does not suit the network.
+    """
+    model = NETWORK_OPTIONS[name]
+    stated: dict[str, object] = {"filters": filters}
+    if "depth" in model.model_fields:
+        stated["depth"] = depth
+    if name == "pretrained_unet":
+        stated |= settings.pretrained_unet.model_dump() | _photograph_options(bands)
+    elif name == "fusion_unet":
+        stated |= settings.fusion_unet.model_dump()
+    elif name == "dual_encoder":
+        stated["groups"] = _band_groups(settings.dual_encoder, depth, bands)
+    try:
+        return model.model_validate(stated)
+    except ValidationError as error:
+        problem = validation_message(error, model)
+        raise ParamsError(
+            f"the network {name} cannot be built: {problem}; change training.depth, training.networks or the network "
+            "of the search in params.yaml"
+        ) from None
+
+
+def _photograph_options(bands: Sequence[str]) -> dict[str, object]:
+    """Return what the bands decide about weights from photographs."""
+    return {"rgb": tuple(bands.index(name) for name in RGB)} if set(RGB) <= set(bands) else {"weights": "none"}
+
+
+def _band_groups(settings: DualEncoderSettings, depth: int, bands: Sequence[str]) -> list[BandGroup]:
+    """Return an encoder for each run of bands of one group."""
+    runs = [(group, list(run)) for group, run in itertools.groupby(bands, lambda name: band_named(name).group)]
+    # A network has the pixels of its finest group.
+    finest = min(settings.pixels.get(group, 1) for group, _ in runs)
+    groups = []
+    for group, run in runs:
+        pixels, encoder = settings.pixels.get(group, 1) // finest, "plain"
+        if group is Group.OPTICAL:
+            suits = set(RGB) <= set(run) and depth == LITE0_DEPTH and pixels == 1
+            encoder = settings.optical or ("lite0" if suits else "plain")
+        groups.append(BandGroup(bands=len(run), encoder=encoder, pixels=pixels))
+    return groups

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.utils import mlflow_tags
 
+from talud.params.networks import PLAIN_UNET
 from talud.registry.connection import SCORES, metrics, translated_errors
 from talud.registry.files import log_file
 from talud.text import html_environment
@@ -27,7 +28,7 @@ _REASON_CHARACTERS = 200
 VIEW = "trials"
 _COLUMNS = (
     "metrics.`f1`",
-    *(f"params.`{choice}`" for choice in ("filters", "learning_rate", "batch_size")),
+    *(f"params.`{choice}`" for choice in ("network", "filters", "learning_rate", "batch_size")),
     *(f"metrics.`{score}`" for score in ("best_epoch", "seconds", "precision", "recall", "iou")),
 )
 _VIEW_STATE = {
@@ -44,7 +45,7 @@ EXPERIMENT_TAGS = {
     f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "f1",
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
-    mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, with a child run for each trial.",
+    mlflow_tags.MLFLOW_RUN_NOTE: "Networks that map landslides: a run for each study, with a child run for each trial.",
 }
 
 
@@ -56,11 +57,13 @@ class FinishedTrial:
         run_id: id of its run.
         name: configuration, without the band set that all trials of a study share.
         values: scores, `best_epoch`, `seconds` and `parameters`, and the numeric hyperparameters.
+        network: name of the network.
     """
 
     run_id: str
     name: str
     values: Mapping[str, float]
+    network: str = PLAIN_UNET
 
 
 @dataclass(frozen=True)
@@ -223,15 +226,20 @@ def trials_page(study: str, finished: Sequence[FinishedTrial], failed: Sequence[
         failed: failed trials.
     """
     axes = [axis for axis in AXES if all(_drawable(axis, trial) for trial in finished)]
+    drawn: list[dict[str, object]] = [{"label": axis.label, "chosen": axis.chosen, "names": None} for axis in axes]
+    values = [[trial.values[axis.key] for axis in axes] for trial in finished]
+    shown = [[axis.number_format.format(trial.values[axis.key]) for axis in axes] for trial in finished]
+    networks = list(dict.fromkeys(trial.network for trial in finished))[::-1]  # that of the best trial on top
+    if networks != [PLAIN_UNET]:
+        drawn.insert(0, {"label": "Network", "chosen": True, "names": networks})
+        for trial, numbers, texts in zip(finished, values, shown, strict=True):
+            numbers.insert(0, networks.index(trial.network))
+            texts.insert(0, trial.network)
     data = {
-        "axes": [{"label": axis.label, "chosen": axis.chosen} for axis in axes],
+        "axes": drawn,
         "trials": [
-            {
-                "name": trial.name,
-                "values": [trial.values[axis.key] for axis in axes],
-                "shown": _shown(axes, trial),
-            }
-            for trial in finished
+            {"name": trial.name, "values": numbers, "shown": texts}
+            for trial, numbers, texts in zip(finished, values, shown, strict=True)
         ],
     }
     return (
@@ -239,8 +247,8 @@ def trials_page(study: str, finished: Sequence[FinishedTrial], failed: Sequence[
         .get_template("trials.html")
         .render(
             study=study,
-            axes=axes,
-            rows=[(trial, _shown(axes, trial)) for trial in finished],
+            axes=drawn,
+            rows=list(zip(finished, shown, strict=True)),
             failed=[(trial.name, trial.reason) for trial in failed],
             data=data,
         )
@@ -250,10 +258,6 @@ def trials_page(study: str, finished: Sequence[FinishedTrial], failed: Sequence[
 def _drawable(axis: Axis, trial: FinishedTrial) -> bool:
     value = trial.values.get(axis.key)
     return value is not None and (value > 0 or not axis.chosen)
-
-
-def _shown(axes: Sequence[Axis], trial: FinishedTrial) -> list[str]:
-    return [axis.number_format.format(trial.values[axis.key]) for axis in axes]
 
 
 _ALL = frozenset(SCORES)
@@ -282,7 +286,7 @@ def _finished(run: Run) -> FinishedTrial:
             values.setdefault(name, float(text))
         except ValueError:
             continue  # text, such as the name of the optimizer
-    return FinishedTrial(str(run.info.run_id), _name(run), values)
+    return FinishedTrial(str(run.info.run_id), _name(run), values, run.data.params.get("network", PLAIN_UNET))
 
 
 def _facts(trial: FinishedTrial) -> list[str]:

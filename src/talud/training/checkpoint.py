@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from talud.errors import StudyError
 from talud.files import atomic_replace, sync_to_disk, translate_write_errors
 from talud.params import Recipe
+from talud.params.networks import PLAIN_UNET
 from talud.project import Project
 from talud.training.search import Hyperparameters
 from talud.versions import VERSIONS
@@ -35,15 +36,22 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperpa
     same key are the same trial.
     """
     params = project.params
-    # `calibrate` takes effect only after the trials; trials of older versions were not balanced.
-    left_out = {"calibrate"} | ({"balance"} if params.training.balance == "none" else set())
+    # `calibrate` takes effect only after the trials; trials of older versions were not balanced. `networks` has the
+    # settings of all networks.
+    left_out = {"calibrate", "networks"} | ({"balance"} if params.training.balance == "none" else set())
+    choice, network = asdict(hyperparameters), hyperparameters.network
+    if network == PLAIN_UNET:  # trials of older versions state no network
+        del choice["network"]
+    else:
+        options = params.training.network_options(network, hyperparameters.filters, bands)
+        choice["network"] = [network, options.model_dump(mode="json")]
     content = {
         "bands": list(bands),
         "data_version": data_version,
         "split": params.split_hyperparameters,
         "training": params.training.model_dump(exclude=left_out),
         "recipe": _recipe_content(params.chosen_recipe),
-        "choice": asdict(hyperparameters),
+        "choice": choice,
         "versions": {part: VERSIONS[part] for part in ("data", "training")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

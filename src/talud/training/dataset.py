@@ -299,7 +299,7 @@ class _AreaFormat:
         """Read the format of an area's stack.
 
         Raises:
-            StudyError: The stack is missing, lacks a band, or consists of patches that networks cannot tile.
+            StudyError: The stack is missing or lacks a band.
         """
         path = check_current_stack(project, area)
         if not path.is_file():
@@ -313,13 +313,6 @@ class _AreaFormat:
                     "set in params.yaml, or add the source of the band and run talud stack (or dvc repro)"
                 )
             tags, side = dataset.tags(), patch_side(dataset)
-            multiple = 2**project.params.training.depth
-            if side and side % multiple:
-                raise StudyError(
-                    f"{path}: consists of patches of {side} pixels, but a network of depth "
-                    f"{project.params.training.depth} maps patches of a multiple of {multiple}; change training.depth, "
-                    "or cut the patches to such a side"
-                )
             processing = {
                 name: tags[f"TALUD_{name.upper()}"] for name in PROCESSING_TAGS if f"TALUD_{name.upper()}" in tags
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from talud.errors import ParamsError
 from talud.params import DroppingOptions, Params, Recipe, Search
+from talud.params.networks import PLAIN_UNET, NetworkName, NetworkOptions
 
 _Trial = TypeVar("_Trial")
 
@@ -27,6 +29,7 @@ class Hyperparameters:
         epochs: largest number of epochs.
         patience: number of epochs without a higher validation F1 after which training stops; None: no early stopping.
         training_seed: seed of the weights, the order and the augmentation of the patches; None: the project's seed.
+        network: name of the network.
     """
 
     filters: int
@@ -35,12 +38,17 @@ class Hyperparameters:
     epochs: int
     patience: int | None
     training_seed: int | None = None
+    network: NetworkName = PLAIN_UNET
 
     @property
     def name(self) -> str:
-        """Short name, unique in a study."""
-        name = f"{self.filters} filters · lr {self.learning_rate:g} · batch {self.batch_size}"
-        return name if self.training_seed is None else f"{name} · seed {self.training_seed}"
+        """Short name, unique in a study; the plain U-Net is not named."""
+        parts = [f"{self.filters} filters", f"lr {self.learning_rate:g}", f"batch {self.batch_size}"]
+        if self.network != PLAIN_UNET:
+            parts.insert(0, self.network)
+        if self.training_seed is not None:
+            parts.append(f"seed {self.training_seed}")
+        return " · ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,9 @@ def hyperparameter_sets(search: Search, seed: int) -> tuple[Hyperparameters, ...
         seed: seed of the sample.
     """
     grid = [
-        Hyperparameters(filters, learning_rate, batch_size, search.epochs, search.patience, training_seed)
-        for filters, learning_rate, batch_size, training_seed in itertools.product(
-            search.filters, search.learning_rate, search.batch_size, search.seeds or (None,)
+        Hyperparameters(filters, learning_rate, batch_size, search.epochs, search.patience, training_seed, network)
+        for network, filters, learning_rate, batch_size, training_seed in itertools.product(
+            search.network, search.filters, search.learning_rate, search.batch_size, search.seeds or (None,)
         )
     ]
     if search.trials is None or search.trials >= len(grid):
@@ -123,19 +131,34 @@ def survivors(trials: Sequence[_Trial], f1: Sequence[float], count: int) -> tupl
     return tuple(trials[number] for number in kept)
 
 
-def recorded_hyperparameters(params: Params, hyperparameters: Hyperparameters) -> dict[str, float | int | str]:
+def recorded_hyperparameters(
+    params: Params, hyperparameters: Hyperparameters, bands: Sequence[str]
+) -> dict[str, float | int | str]:
     """Return the hyperparameters that MLflow and the contract record.
 
     They are all settings that decide a trial's weights, except the data.
     """
     options, recipe = params.training, params.chosen_recipe
     chosen = {name: value for name, value in asdict(hyperparameters).items() if value is not None}
-    shared = {"depth": options.depth, "recipe": params.recipe, **_recipe_options(recipe)}
+    network = _network_summary(options.network_options(hyperparameters.network, hyperparameters.filters, bands))
+    shared = {**network, "recipe": params.recipe, **_recipe_options(recipe)}
     if options.balance != "none":
         shared["balance"] = options.balance
     if options.mixed_precision:
         shared["arithmetic"] = f"mixed {options.mixed_precision}"
     return {**chosen, **shared, **params.split_hyperparameters}
+
+
+def _network_summary(options: NetworkOptions) -> dict[str, float | int | str]:
+    """Return the recorded options of a network, apart from its filters.
+
+    Their names have the prefix `network_`, except `depth`.
+    """
+    stated = options.model_dump(mode="json", exclude={"filters"})
+    return {
+        name if name == "depth" else f"network_{name}": value if isinstance(value, int | str) else json.dumps(value)
+        for name, value in stated.items()
+    }
 
 
 def _recipe_options(recipe: Recipe) -> dict[str, float | int | str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import keras
 
 from talud.data.patches import SPLIT_PARTS
-from talud.errors import ParamsError, StudyError
+from talud.errors import ParamsError, StudyError, TaludWarning
 from talud.files import atomic_replace_all, exclusive_lock
+from talud.params.networks import LevelOptions, NetworkName, NetworkOptions
 from talud.project import Project, current_commit
+from talud.raster import open_raster, patch_side
 from talud.registry import Store
 from talud.training import checkpoint, trial_runner
 from talud.training.checkpoint import study_key, trial_key
@@ -19,6 +22,7 @@ from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
 from talud.training.export import ExportOrigin, export_model
 from talud.training.search import (
+    Hyperparameters,
     find_search,
     hyperparameter_sets,
     recorded_hyperparameters,
@@ -106,7 +110,9 @@ def run(
     """
     search = search or project.params.search
     candidates = hyperparameter_sets(find_search(project.params, search), project.params.seed)
-    _check_patch(project)
+    bands = project.params.band_set(band_set)
+    networks = _networks(project, candidates, bands)
+    _check_patch_sides(project, networks)
     dataset = trial_runner.load_dataset(project, band_set)
     keys = [trial_key(project, dataset.bands, dataset.version, hyperparameters) for hyperparameters in candidates]
     tags = {
@@ -131,11 +137,11 @@ def run(
         study = Study(parent, search, results, _best(results))
         with atomic_replace_all(project.model(band_set), project.trials(band_set)) as (model, table):
             origin = ExportOrigin(
-                TrialConfig.of(project.params, study.best.hyperparameters).network,
+                TrialConfig.of(project.params, study.best.hyperparameters, dataset.bands).network,
                 band_set,
                 tags["commit"],
                 study.best.run_id,
-                recorded_hyperparameters(project.params, study.best.hyperparameters),
+                recorded_hyperparameters(project.params, study.best.hyperparameters, dataset.bands),
             )
             export_model(_best_model(project, dataset, study.best), dataset, project, origin, model)
             log_examples(store, dataset, model, parent, study.best.run_id)
@@ -144,14 +150,52 @@ def run(
     return study
 
 
-def _check_patch(project: Project) -> None:
-    """Check that the patch size suits the U-Net's depth."""
-    patch, depth = project.params.split.patch, project.params.training.depth
-    if patch % 2**depth:
-        raise ParamsError(
-            f"split.patch is {patch} pixels, but a U-Net of depth {depth} needs a multiple of {2**depth}; "
-            "change split.patch or training.depth in params.yaml"
-        )
+def _networks(
+    project: Project, candidates: Sequence[Hyperparameters], bands: Sequence[str]
+) -> dict[NetworkName, NetworkOptions]:
+    """Return the options of each network of a search.
+
+    A network that starts from random weights for lack of red, green and blue is named in a warning.
+
+    Raises:
+        ParamsError: The depth does not suit a network.
+    """
+    training, found = project.params.training, {}
+    for one in candidates:
+        if one.network not in found:
+            found[one.network] = options = training.network_options(one.network, one.filters, bands)
+            if training.networks.lost_weights(one.network, options):
+                warnings.warn(
+                    f"{one.network} starts from random weights, because its ImageNet weights need red, green and blue "
+                    f"and the band set has {', '.join(bands)}",
+                    TaludWarning,
+                    stacklevel=3,
+                )
+    return found
+
+
+def _check_patch_sides(project: Project, networks: Mapping[NetworkName, NetworkOptions]) -> None:
+    """Check that the sides of all patches suit each network.
+
+    Raises:
+        ParamsError: A side does not suit a network.
+        SourceError: A stack cannot be read.
+    """
+    sides = {"split.patch": (project.params.split.patch, "change split.patch")}
+    for area in project.params.areas_with_role("training"):
+        path = project.stack(area)
+        if path.is_file():  # else the data set states that it is missing
+            with open_raster(path) as stack:
+                if side := patch_side(stack):
+                    sides[f"{path}: the side of its patches"] = side, "cut them to another side"
+    for name, (side, remedy) in sides.items():
+        for network, options in networks.items():
+            if side % options.alignment:
+                depth = f" of depth {options.depth}" if isinstance(options, LevelOptions) else ""
+                raise ParamsError(
+                    f"{name} is {side} pixels, but the network {network}{depth} needs a multiple of "
+                    f"{options.alignment}; {remedy}, or change training.depth or the network in params.yaml"
+                )
 
 
 def _run_search(
@@ -264,7 +308,7 @@ def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> kera
     The TF32 arithmetic of a GPU is too imprecise for comparing it with the exported file.
     """
     with keras.device("cpu"):
-        model = TrialConfig.of(project.params, result.hyperparameters).build(dataset.statistics)
+        model = TrialConfig.of(project.params, result.hyperparameters, dataset.bands).build(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
         return model
 

@@ -1,4 +1,4 @@
-"""Training of one trial: a U-Net with one set of hyperparameters."""
+"""Training of one trial: a network with one set of hyperparameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from talud.errors import StudyError
 from talud.networks import unet
 from talud.networks.catalogue import NetworkSpec, build_network, pretrained_weights
 from talud.params import Params, Recipe, TrainingOptions
-from talud.params.networks import PLAIN_UNET, UnetOptions
 from talud.process import defer_sigint
 from talud.training import checkpoint
 from talud.training.batches import Augmenter, Dropping, TrainingBatches
@@ -42,27 +41,30 @@ class TrialConfig:
     """Configuration of a trial: everything but the data.
 
     Attributes:
-        hyperparameters: filters, learning rate, batch size and number of epochs.
+        hyperparameters: network, filters, learning rate, batch size and number of epochs.
         recipe: loss, augmentation, dropping, schedule and regularisation.
-        options: depth of the network, and how its training is computed.
+        options: depth and settings of networks, and how their training is computed.
         seed: seed of the weights, the order and the augmentation of the patches.
+        bands: names of the bands, in the order in which the network reads them.
     """
 
     hyperparameters: Hyperparameters
     recipe: Recipe
     options: TrainingOptions
     seed: int
+    bands: tuple[str, ...]
 
     @classmethod
-    def of(cls, params: Params, hyperparameters: Hyperparameters) -> TrialConfig:
+    def of(cls, params: Params, hyperparameters: Hyperparameters, bands: tuple[str, ...]) -> TrialConfig:
         """Return the configuration of a trial in a project."""
         seed = params.seed if hyperparameters.training_seed is None else hyperparameters.training_seed
-        return cls(hyperparameters, params.chosen_recipe, params.training, seed)
+        return cls(hyperparameters, params.chosen_recipe, params.training, seed, bands)
 
     @property
     def network(self) -> NetworkSpec:
         """Network of the trial, with its options."""
-        return NetworkSpec(PLAIN_UNET, UnetOptions(filters=self.hyperparameters.filters, depth=self.options.depth))
+        name, filters = self.hyperparameters.network, self.hyperparameters.filters
+        return NetworkSpec(name, self.options.network_options(name, filters, self.bands))
 
     def build(
         self, statistics: Statistics, *, rematerialise: bool = False, mixed_precision: unet.Precision = False
@@ -108,7 +110,7 @@ def train(
     on_epoch: StateCallback = lambda _: None,
     on_write: StateCallback = lambda _: None,
 ) -> TrialState:
-    """Train a U-Net up to an epoch from a saved state.
+    """Train a network up to an epoch from a saved state.
 
     On one machine, equal arguments give equal weights, no matter how often the training was interrupted.
 

@@ -129,7 +129,7 @@ def run_trial(task: TrialTask, on_epoch: EpochCallback) -> TrialResult:
             with _memory_errors_as_failure(task):
                 state = train(
                     data,
-                    TrialConfig.of(project.params, task.hyperparameters),
+                    TrialConfig.of(project.params, task.hyperparameters, data.bands),
                     path,
                     state=state,
                     max_epochs=task.max_epochs,
@@ -188,11 +188,9 @@ def record_failure(task: TrialTask, reason: str) -> TrialResult:
 
 def _record(store: Store, task: TrialTask, epochs: int) -> AbstractContextManager[TrialRun]:
     """Open the MLflow run of a trial."""
-    tags = {**task.tags, "trial": task.key}
-    name, hyperparameters = (
-        f"{task.band_set} · {task.hyperparameters.name}",
-        recorded_hyperparameters(task.project.params, task.hyperparameters),
-    )
+    tags, params = {**task.tags, "trial": task.key}, task.project.params
+    hyperparameters = recorded_hyperparameters(params, task.hyperparameters, params.band_set(task.band_set))
+    name = f"{task.band_set} · {task.hyperparameters.name}"
     return store.runs.trial(task.parent_run_id, name, hyperparameters, tags, epochs)
 
 

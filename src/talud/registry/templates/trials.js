@@ -4,7 +4,9 @@ const chart = document.getElementById("chart");
 const reading = document.getElementById("reading");
 const kept = document.getElementById("kept");
 const rows = [...document.querySelectorAll("tbody tr")];
-const TOP = 44, BOTTOM = 18, LEFT = 70, RIGHT = 70, HEIGHT = 440, GRIP = 20, NEAR = 14;
+// Names of the first axis are to its left; a character is about 7 pixels wide.
+const LEFT = Math.max(70, 24 + 7 * Math.max(0, ...(axes[0].names ?? []).map((name) => name.length)));
+const TOP = 44, BOTTOM = 18, RIGHT = 70, HEIGHT = 440, GRIP = 20, NEAR = 14;
 const score = axes.length - 1; // the last axis colours the lines; trials are sorted, best first
 const y = (share) => HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM);
 const share = (at) => (HEIGHT - BOTTOM - at) / (HEIGHT - TOP - BOTTOM);
@@ -31,7 +33,7 @@ function steps(low, high) { // round numbers between two values
 
 for (const [index, axis] of axes.entries()) {
   const values = trials.map((trial) => trial.values[index]);
-  const scale = axis.chosen ? Math.log : (value) => value;
+  const scale = axis.chosen && !axis.names ? Math.log : (value) => value;
   const low = scale(Math.min(...values)), high = scale(Math.max(...values));
   axis.at = (value) => (high > low ? (scale(value) - low) / (high - low) : 0.5);
   axis.ticks = [...new Set(values)].sort((a, b) => a - b);
@@ -66,7 +68,7 @@ function layOut() {
     for (const tick of axis.ticks) {
       if (last - y(axis.at(tick)) < 13) continue; // no room for its label
       last = y(axis.at(tick));
-      draw("text", { x: x(index) - 8, y: y(axis.at(tick)) + 4, "text-anchor": "end" }, short(tick));
+      draw("text", { x: x(index) - 8, y: y(axis.at(tick)) + 4, "text-anchor": "end" }, axis.names?.[tick] ?? short(tick));
     }
     axis.brush = draw("rect", { class: "brush", x: x(index) - 8, width: 16, y: 0, height: 0 });
     axis.grip = draw("rect", { class: "grip", x: x(index) - GRIP, width: 2 * GRIP, y: TOP - 12, height: HEIGHT - TOP });
