@@ -58,7 +58,7 @@ def train_network(dataset: Dataset, project: Project) -> Classifier:
     """Return a trained U-Net."""
     hyperparameters = hyperparameter_sets(project.params.searches["demo"], project.params.seed)[0]
     with tempfile.TemporaryDirectory() as folder:
-        config = TrialConfig.of(project.params, hyperparameters, dataset.bands)
+        config = TrialConfig.of(project, hyperparameters, dataset.bands)
         trained = train(
             dataset, config, Path(folder) / "trial.npz", state=TrialState(), max_epochs=hyperparameters.epochs
         )

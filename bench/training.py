@@ -33,7 +33,7 @@ from talud.training.trial import TrialConfig, compile_network
 project = Project.find()
 dataset = Dataset.load(project, sys.argv[1])
 hyperparameters, params = Hyperparameters(8, 1e-3, 16, 1, None), project.params
-model = compile_network(TrialConfig.of(params, hyperparameters, dataset.bands), dataset.statistics, 1)
+model = compile_network(TrialConfig.of(project, hyperparameters, dataset.bands), dataset.statistics, 1)
 stack, mask = dataset.training.stack[:16], dataset.training.mask[:16, ..., np.newaxis]
 seconds = []
 for _ in range(12):
@@ -80,7 +80,7 @@ def _measure_throughput(project: Project) -> Iterator[Figure]:
     chosen = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
     recipe = project.params.chosen_recipe
     model = compile_network(
-        TrialConfig.of(project.params, chosen, dataset.bands), dataset.statistics, math.ceil(len(patches) / size)
+        TrialConfig.of(project, chosen, dataset.bands), dataset.statistics, math.ceil(len(patches) / size)
     )
     augmenter = Augmenter.of(recipe.augmentation, dataset.bands, dataset.statistics.mean, dataset.statistics.deviation)
     batches = TrainingBatches(patches, size, augmenter=augmenter, seed=seed)

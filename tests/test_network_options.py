@@ -75,13 +75,14 @@ def test_options_follow_the_order_of_any_band_set(order: list[str], count: int) 
 
 
 def test_band_groups_have_the_settings_of_their_group() -> None:
-    lite0, plain = {"bands": 3, "encoder": "lite0"}, {"bands": 2}
+    lite0, plain = {"bands": 3, "encoder": "lite0", "rgb": [0, 1, 2]}, {"bands": 2}
     for options, expected in (
         (dual_encoder(SEVEN, pixels={"sar": 2}), (lite0, plain, {**plain, "pixels": 2})),
         (dual_encoder(SEVEN, optical="plain"), ({"bands": 3}, plain, plain)),
         (dual_encoder(SEVEN, depth=3), ({"bands": 3}, plain, plain)),  # lite0 halves the scale four times
         (dual_encoder(("vv_pre", "vv_post"), pixels={"sar": 4}), (plain,)),  # no finer group
         (dual_encoder(("slope", *RGB, "vv_pre")), ({"bands": 1}, lite0, {"bands": 1})),
+        (dual_encoder(("nir", "blue", "green", "red")), ({**lite0, "bands": 4, "rgb": [3, 2, 1]},)),
     ):
         assert options.groups == tuple(BandGroup.model_validate(group) for group in expected)
 
@@ -117,7 +118,7 @@ def test_depth_unsuited_to_a_network_is_refused(depth: int, settings: dict[str, 
         ({"training": {"networks": {"resunet": {}}}}, "unknown key 'training.networks.resunet'"),
         (
             {"training": {"networks": {"pretrained_unet": {"rgb": [0, 1, 2]}}}},
-            "unknown key 'training.networks.pretrained_unet.rgb' (allowed: stages, weights",
+            "unknown key 'training.networks.pretrained_unet.rgb' (allowed: encoder, stages, weights",
         ),
         ({"training": {"networks": {"dual_encoder": {"pixels": {"sar": 3}}}}}, "Input should be 1, 2 or 4"),
         ({"training": {"networks": {"dual_encoder": {"pixels": {"shade": 2}}}}}, "'shade' is not an input of networks"),

@@ -100,6 +100,31 @@ def test_dual_encoder_joins_lite0_with_a_plain_encoder() -> None:
         assert np.allclose(model(mixed), expected, atol=1e-6) is not matters
 
 
+def test_optical_group_of_dual_encoder_starts_from_imagenet() -> None:
+    pretrained, random = (
+        build_network(
+            read_network(
+                "dual_encoder",
+                {"groups": [{"bands": 3, "encoder": "lite0", **rgb}, {"bands": 1}], "filters": 2},
+                "test",
+            ),
+            MEAN,
+            DEVIATION,
+            1,
+        )
+        for rgb in ({"rgb": [2, 0, 1]}, {})
+    )
+    alone = build_network(read_network("pretrained_unet", {"filters": 2}, "test"), MEAN[:3], DEVIATION[:3], 1)
+    kernel, bias = alone.get_layer("stem").get_weights()
+    found = pretrained.get_layer("group_0_stem").get_weights()
+    np.testing.assert_array_equal(found[0][:, :, [2, 0, 1]], kernel)
+    np.testing.assert_array_equal(found[1], bias)
+    for name in ("block_0_depthwise", "block_10_project"):
+        expected = alone.get_layer(name).get_weights()[0]
+        np.testing.assert_array_equal(pretrained.get_layer(f"group_0_{name}").get_weights()[0], expected)
+        assert not np.array_equal(random.get_layer(f"group_0_{name}").get_weights()[0], expected)
+
+
 @pytest.mark.parametrize("name", VARIED)
 def test_last_layer_of_a_network_can_be_calibrated(name: str) -> None:
     model = build_network(small(name), MEAN, DEVIATION, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from talud.contract import NetworkArchitecture
 from talud.engine.margins import receptive_field
 from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model
+from talud.networks import encoders
 from talud.networks.catalogue import NAMES, NetworkSpec, build_network, read_network
 from talud.networks.export import to_onnx
 from talud.networks.rebuilding import from_onnx
@@ -21,11 +23,14 @@ from talud.quantization.precision import convert_to_float16, quantize_to_int8
 from talud.registry import Store
 
 MEAN, DEVIATION = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)
+# Networks of the catalogue, and the one encoder with overlapping poolings and with padding of its own.
+CASES = (*NAMES, "resnet50")
 # Options of each network, its halo (counted by hand for the shallow ones), its alignment, and a raster (height, width)
 # with a tile side that gives tiles without an edge of the raster.
 NETWORKS: dict[str, tuple[dict[str, Any], int, int, tuple[int, int], int]] = {
     "unet": ({"filters": 3, "depth": 2}, 28, 4, (67, 93), 32),
     "pretrained_unet": ({"filters": 2}, 208, 16, (29, 651), 224),
+    "resnet50": ({"filters": 2, "encoder": "resnet50", "weights": "none"}, 192, 16, (29, 619), 208),
     "resunet": ({"filters": 3, "depth": 2}, 20, 4, (67, 81), 28),
     "attention_unet": ({"filters": 3, "depth": 2}, 24, 4, (67, 81), 28),
     "multiscale_unet": ({"filters": 3, "depth": 2}, 24, 4, (67, 81), 28),
@@ -49,11 +54,23 @@ class Case(NamedTuple):
     tile: int
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def case(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+@pytest.fixture(scope="module")
+def narrow_resnet() -> Iterator[None]:
+    """Divide the filters of ResNet50 by 16, which changes no margin."""
+    name, stages = "resnet50", encoders.STAGES["resnet50"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(encoders.STEM_FILTERS, name, 4)  # type: ignore[misc]
+        patch.setitem(encoders.STAGES, name, tuple(each._replace(filters=each.filters // 16) for each in stages))  # type: ignore[misc]
+        yield
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, narrow_resnet: None
+) -> Case:
     """Return a network with random weights and statistics, and its model file."""
     options, halo, alignment, shape, tile = NETWORKS[request.param]
-    spec = read_network(request.param, options, "test")
+    spec = read_network("pretrained_unet" if request.param == "resnet50" else request.param, options, "test")
     network = build_network(spec, MEAN, DEVIATION, 1, batch_normalisation=True)
     generator = np.random.default_rng(3)
     for layer in network.layers:
@@ -62,11 +79,13 @@ def case(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
     graph = to_onnx(network)
     field = receptive_field(graph)
     assert (field.halo, field.alignment, spec.options.alignment) == (halo, alignment, alignment)
+    # A model file does not need the file of the weights that its training started from.
+    fields = spec.fields | ({"weights": "absent.h5", "weights_md5": "0" * 32} if "encoder" in options else {})
     stated = {
         "halo": halo,
         "alignment": alignment,
         "weights": weights_digest(graph),
-        "network": NetworkArchitecture(name=spec.name, options=spec.fields),
+        "network": NetworkArchitecture(name=spec.name, options=fields),
     }
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     save_model(graph, Model.load(tiny_model).contract.replace(**stated), path)
@@ -132,7 +151,9 @@ def test_float16_file_has_nearly_the_same_map(case: Case, tmp_path: Path) -> Non
 
 
 # The others are in test_rebuilding.py.
-@pytest.mark.parametrize("case", ["resunet", "attention_unet", "fusion_unet", "dual_encoder"], indirect=True)
+@pytest.mark.parametrize(
+    "case", ["resnet50", "resunet", "attention_unet", "fusion_unet", "dual_encoder"], indirect=True
+)
 def test_network_is_rebuilt_from_its_file(case: Case) -> None:
     rebuilt = from_onnx(onnx.load(case.path), case.model.contract.origin.network, "test")
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in rebuilt.layers)

@@ -8,16 +8,19 @@ import keras
 import numpy as np
 import pytest
 
-from talud.networks import pretrained_unet
+from talud.networks import encoders
 from talud.networks.catalogue import build_network, read_network
+from talud.params.networks import PretrainedEncoder
 
 # Parameters of Google's release (README of models/official/efficientnet/lite: 4.7 million; counted in its checkpoint),
 # less those of the head: a convolution to 1280 channels with its normalisation, and the classifier of 1000 classes.
 ENCODER_PARAMETERS = 4_652_008 - (320 * 1280 + 2 * 1280) - (1280 * 1000 + 1000)
 
 
-def build(stages: str, bands: int = 3, filters: int = 2, normalised: bool = True, seed: int = 1) -> keras.Model:
-    spec = read_network("pretrained_unet", {"stages": stages, "filters": filters, "weights": "none"}, "test")
+def build(
+    stages: str, bands: int = 3, filters: int = 2, normalised: bool = True, seed: int = 1, **options: str
+) -> keras.Model:
+    spec = read_network("pretrained_unet", {"stages": stages, "filters": filters, "weights": "none", **options}, "test")
     scale = np.zeros(bands, np.float32), np.ones(bands, np.float32)
     return build_network(spec, *scale, seed, batch_normalisation=normalised)
 
@@ -52,14 +55,28 @@ def test_pretrained_unet_maps_any_aligned_size_and_bands(stages: str, alignment:
     assert (model.layers[0].name, model.layers[1].name, model.layers[-1].name) == ("stack", "scaling", "probability")
 
 
-@pytest.mark.parametrize(("stages", "halo", "alignment"), [("1/16", 208, 16), ("all", 512, 32)])
+LITE0 = "efficientnet_lite0"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "stages", "halo", "alignment"),
+    [
+        (LITE0, "1/16", 208, 16),
+        (LITE0, "all", 512, 32),
+        ("mobilenet_v2", "1/16", 176, 16),
+        ("mobilenet_v2", "all", 320, 32),
+        ("resnet50", "1/16", 192, 16),
+        ("resnet50", "all", 320, 32),
+    ],
+)
 def test_influence_of_a_pixel_ends_at_the_documented_halo(
-    stages: str, halo: int, alignment: int, monkeypatch: pytest.MonkeyPatch
+    encoder: PretrainedEncoder, stages: str, halo: int, alignment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Change one pixel of a black strip at each place of the lattice, with weights that let nothing pass unseen."""
-    monkeypatch.setattr(pretrained_unet, "STAGES", [stage._replace(filters=1) for stage in pretrained_unet.STAGES])
-    monkeypatch.setattr(pretrained_unet, "STEM_FILTERS", 1)
-    model = build(stages, bands=1, filters=1, normalised=False)
+    narrow = tuple(stage._replace(filters=1) for stage in encoders.STAGES[encoder])
+    monkeypatch.setitem(encoders.STAGES, encoder, narrow)  # type: ignore[misc]
+    monkeypatch.setitem(encoders.STEM_FILTERS, encoder, 1)  # type: ignore[misc]
+    model = build(stages, bands=1, filters=1, normalised=False, encoder=encoder)
     for layer in model.layers[2:]:
         layer.set_weights([np.full_like(values, values.ndim > 1) for values in layer.get_weights()])
     features = keras.Model(model.inputs[0], model.layers[-1].input)

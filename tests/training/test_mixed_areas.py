@@ -259,7 +259,7 @@ def test_settings_of_the_guide_are_valid() -> None:
 @pytest.mark.usefixtures("eager_tensorflow")
 def test_model_of_mixed_areas_states_and_maps_their_sizes(mixed: Project, tmp_path: Path) -> None:
     dataset = Dataset.load(mixed, "rgb")
-    config = TrialConfig.of(mixed.params, Hyperparameters(2, 0.001, 4, 1, None), dataset.bands)
+    config = TrialConfig.of(mixed, Hyperparameters(2, 0.001, 4, 1, None), dataset.bands)
     assert len(config.training_batches(dataset)) == -(-2 * -(-len(dataset.training) // 2) // 4)
     state = train(dataset, config, tmp_path / "one.npz", state=TrialState(), max_epochs=1)
     network = config.build(dataset.statistics)

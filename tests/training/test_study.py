@@ -222,7 +222,7 @@ def export_best_trial(
     model.layers[-1].set_weights([sign * weights for weights in model.layers[-1].get_weights()])
     raw = keras.models.clone_model(model)
     raw.set_weights(model.get_weights())
-    network = TrialConfig.of(changed.params, result.best.hyperparameters, dataset.bands).network
+    network = TrialConfig.of(changed, result.best.hyperparameters, dataset.bands).network
     return raw, export.export_model(model, dataset, changed, export.ExportOrigin(network, "both", "c", "r", {}), path)
 
 

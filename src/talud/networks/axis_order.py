@@ -112,7 +112,7 @@ class AxisOrderRewriter:
         for name in node.input:
             if name in self.tensors:
                 names.append(self.tensors[name].name)
-            elif channels_last and name and node.op_type != "Slice":
+            elif channels_last and name and node.op_type not in {"Slice", "Pad"}:
                 names.append(self._turned_constant(name))
             else:
                 names.append(name)
@@ -124,6 +124,8 @@ class AxisOrderRewriter:
             attributes["axis"] = _TO_ONNX.index(attributes["axis"] % 4)
         if channels_last and node.op_type == "Slice":
             names = self._turned_slice(node, names)
+        if channels_last and node.op_type == "Pad":
+            names = self._turned_pad(node, names)
         self.nodes.append(Node(node.op_type, tuple(names), output, attributes, layer, position))
         self.tensors[output] = Tensor(output, channels_last)
         self._positions[output] = position
@@ -188,6 +190,14 @@ class AxisOrderRewriter:
         turned = f"{node.input[3]}_turned"
         self.constants[turned] = Constant(np.array([_TO_ONNX.index(axis % 4) for axis in axes.tolist()], axes.dtype))
         return [*names[:3], turned, *names[4:]]
+
+    def _turned_pad(self, node: onnx.NodeProto, names: list[str]) -> list[str]:
+        """Return the inputs of a Pad of all axes in ONNX's axis order."""
+        pads, turned = self.constants[node.input[1]].values, f"{node.input[1]}_turned"
+        if len(node.input) > 3 or pads.size != 8:
+            raise self._refusal(node)
+        self.constants[turned] = Constant(pads.reshape(2, 4)[:, _TO_ONNX].ravel())
+        return [names[0], turned, *names[2:]]
 
     def _repetition(self, node: onnx.NodeProto, names: list[str]) -> tuple[list[str], dict[str, Any]]:
         """Return inputs and attributes of a Resize that repeats pixels.

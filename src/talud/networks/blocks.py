@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from talud.networks.unet import NORMALISATION_MOMENTUM, NORMALISATION_SUFFIX
+from talud.networks.unet import NORMALISATION_EPSILON, NORMALISATION_MOMENTUM, NORMALISATION_SUFFIX
 
 Activation = Literal["relu", "relu6", "sigmoid"]
 # Gain of the variance of weights before an activation (He et al., 2015); 1 where there is no rectifier.
@@ -60,21 +60,36 @@ class Blocks:
         seed: seed of the weights. Each layer's weights depend on the seed and on its name alone.
         dtype: dtype policy of the layers.
         normalised: normalise the output of each convolution (Ioffe and Szegedy, 2015); otherwise it has a bias.
+        epsilon: number that a normalisation adds to each variance.
     """
 
     seed: int
     dtype: str
     normalised: bool
+    epsilon: float = NORMALISATION_EPSILON
 
     def convolution(
-        self, x: Any, filters: int, side: int, name: str, *, stride: int = 1, activation: Activation | None = "relu"
+        self,
+        x: Any,
+        filters: int,
+        side: int,
+        name: str,
+        *,
+        stride: int = 1,
+        pad: int | None = None,
+        activation: Activation | None = "relu",
     ) -> Any:
-        """Append a convolution, its normalisation and its activation."""
+        """Append a convolution, its normalisation and its activation.
+
+        `pad` is the number of zeros on each side; by default there are as many as needed, the odd one at the end.
+        """
+        if pad is not None:
+            x = layers.ZeroPadding2D(pad, dtype=self.dtype, name=f"{name}_pad")(x)
         layer = layers.Conv2D(
             filters,
             side,
             strides=stride,
-            padding="same",
+            padding="same" if pad is None else "valid",
             use_bias=not self.normalised,
             kernel_initializer=self._initializer(name, side * side * x.shape[-1], activation),
             dtype=self.dtype,
@@ -120,6 +135,14 @@ class Blocks:
         """Append a pooling, of maxima or means, with windows that do not overlap."""
         kind = layers.AveragePooling2D if average else layers.MaxPooling2D
         return kind(side, dtype=self.dtype, name=name)(x)
+
+    def pool_overlapping(self, x: Any, name: str) -> Any:
+        """Append a pooling of the 3 × 3 maxima around every second pixel.
+
+        The tensor must not have negative values.
+        """
+        padded = layers.ZeroPadding2D(1, dtype=self.dtype, name=f"{name}_pad")(x)
+        return layers.MaxPooling2D(3, strides=2, dtype=self.dtype, name=name)(padded)
 
     def encoder(self, x: Any, filters: int, depth: int, name: str = "encoder") -> list[Any]:
         """Return the tensor of each scale of a U-Net's encoder, finest first.
@@ -178,7 +201,10 @@ class Blocks:
     def _finish(self, x: Any, name: str, activation: Activation | None) -> Any:
         if self.normalised:
             x = layers.BatchNormalization(
-                momentum=NORMALISATION_MOMENTUM, dtype=self.dtype, name=f"{name}{NORMALISATION_SUFFIX}"
+                momentum=NORMALISATION_MOMENTUM,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                name=f"{name}{NORMALISATION_SUFFIX}",
             )(x)
         return x if activation is None else self.activate(x, activation, f"{name}_{activation}")
 

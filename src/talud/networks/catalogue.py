@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,8 +22,9 @@ from talud.networks.unet import Precision, Scaling
 from talud.params.networks import NETWORK_OPTIONS, NetworkName, NetworkOptions
 from talud.params.reading import validation_message
 
-# Function that loads pretrained weights into a network with the given options, in place.
-WeightLoader = Callable[[keras.Model, Any], None]
+# Function that loads initial weights into a network with the given options, in place. The path of a file of weights is
+# relative to the given folder.
+WeightLoader = Callable[[keras.Model, Any, Path], None]
 # Function from the scaled stack, options and layer factory to the features before the last layer.
 FeatureBuilder = Callable[[Any, Any, Blocks], Any]
 
@@ -42,7 +44,14 @@ class NetworkSpec:
     @property
     def fields(self) -> dict[str, JsonValue]:
         """Options as they are stored in a contract."""
-        return self.options.model_dump(mode="json")
+        return self.options.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def with_random_weights(self) -> NetworkSpec:
+        """Equal network that starts from random weights."""
+        return replace(
+            self, options=self.options.model_copy(update={"weights": "none"} if self.name in _LOADERS else {})
+        )
 
 
 # Name of a network → builder of the layers between scaling and probability. The plain U-Net builds all layers itself.
@@ -55,7 +64,10 @@ _FEATURES: Mapping[NetworkName, FeatureBuilder] = {
     "dual_encoder": dual_encoder.build_features,
 }
 # Name of a network → function that loads pretrained weights into a new one.
-_LOADERS: Mapping[NetworkName, WeightLoader] = {"pretrained_unet": pretrained_unet.load_weights}
+_LOADERS: Mapping[NetworkName, WeightLoader] = {
+    "pretrained_unet": pretrained_unet.load_weights,
+    "dual_encoder": dual_encoder.load_weights,
+}
 # Name of a network → function from its options to the starts of the names of its layers with pretrained weights.
 _PRETRAINED: Mapping[NetworkName, Callable[[Any], tuple[str, ...]]] = {
     "pretrained_unet": pretrained_unet.pretrained_prefixes,
@@ -94,6 +106,7 @@ def build_network(
     mixed_precision: Precision = False,
     batch_normalisation: bool = False,
     rematerialise: bool = False,
+    root: Path | None = None,
 ) -> keras.Model:
     """Return an untrained network.
 
@@ -108,13 +121,14 @@ def build_network(
         mixed_precision: as for `talud.networks.unet.build`.
         batch_normalisation: normalise the output of each convolution except the last before its activation.
         rematerialise: as for `talud.networks.unet.build`.
+        root: folder to which the path of a file of weights is relative; default: the current one.
 
     Returns:
         A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
         (batch, height, width, 1), both float32.
 
     Raises:
-        ModelError: A layer is not local, or the options do not fit the bands.
+        ModelError: A layer is not local, the options do not fit the bands, or a file of weights cannot be used.
     """
     features = _FEATURES.get(spec.name)
     if features is None:
@@ -136,7 +150,7 @@ def build_network(
         scaling.set_weights([mean, deviation])
         model = keras.Model(stack, probability, name=spec.name)
         if load_weights := _LOADERS.get(spec.name):
-            load_weights(model, spec.options)
+            load_weights(model, spec.options, root or Path())
         model = Rematerialised(model) if rematerialise else model
     check_local(model)
     return model

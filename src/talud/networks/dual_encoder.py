@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import log2
+from pathlib import Path
 from typing import Any
+
+import keras
 
 from talud.errors import ModelError
 from talud.networks.blocks import BandSlice, Blocks
-from talud.networks.pretrained_unet import STAGES, STAGES_TO_SIXTEENTH, encode, layer_prefixes
+from talud.networks.encoder_weights import load_encoder
+from talud.networks.encoders import encode, layer_prefixes
 from talud.params.networks import BandGroup, DualEncoderOptions
 
 
@@ -42,10 +47,31 @@ def build_features(stack: Any, options: DualEncoderOptions, blocks: Blocks) -> A
     return blocks.decoder(fused, options.widths)[0]
 
 
+def load_weights(model: keras.Model, options: DualEncoderOptions, root: Path) -> None:
+    """Load the initial weights of the groups with red, green and blue, in place.
+
+    Args:
+        model: network of `build_features`.
+        options: options of the network.
+        root: folder to which the path of a file of weights is relative.
+
+    Raises:
+        ModelError: A group has no bands that the weights can read, or the file does not have its weights.
+    """
+    for prefix, rgb in _pretrained_groups(options):
+        load_encoder(model, "efficientnet_lite0", options.weights, rgb, root, prefix)
+
+
 def pretrained_prefixes(options: DualEncoderOptions) -> tuple[str, ...]:
     """Return the starts of the names of the layers with pretrained weights."""
-    numbers = [number for number, group in enumerate(options.groups) if group.encoder == "lite0"]
-    return tuple(name for number in numbers for name in layer_prefixes(f"group_{number}_"))
+    return tuple(name for prefix, _ in _pretrained_groups(options) for name in layer_prefixes(prefix))
+
+
+def _pretrained_groups(options: DualEncoderOptions) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Yield prefix and `rgb` of each group with pretrained weights."""
+    for number, group in enumerate(options.groups):
+        if options.weights != "none" and group.encoder == "lite0" and group.rgb:
+            yield f"group_{number}_", group.rgb
 
 
 def _encode(bands: Any, group: BandGroup, number: int, options: DualEncoderOptions, blocks: Blocks) -> list[Any]:
@@ -53,7 +79,7 @@ def _encode(bands: Any, group: BandGroup, number: int, options: DualEncoderOptio
     if group.pixels > 1:
         bands = blocks.pool(bands, f"group_{number}_pool", side=group.pixels, average=True)
     if group.encoder == "lite0":
-        return encode(bands, STAGES[:STAGES_TO_SIXTEENTH], blocks, f"group_{number}_")
+        return encode(bands, "efficientnet_lite0", blocks, prefix=f"group_{number}_")
     coarser = int(log2(group.pixels))
     return blocks.encoder(bands, options.filters * group.pixels, options.depth - coarser, f"group_{number}_encoder")
 

@@ -45,7 +45,7 @@ def from_onnx(
     refused = f"{origin}: is not a float32 network of talud train, so it cannot be trained further"
     try:
         stated = architecture or _plain_unet(constants)
-        network = read_network(stated.name, stated.options, origin)
+        network = read_network(stated.name, stated.options, origin).with_random_weights
         scaling = constants["mean"].ravel(), constants["deviation"].ravel()
         model = build_network(network, *scaling, seed=0, mixed_precision=mixed_precision)
         for layer in model.layers:

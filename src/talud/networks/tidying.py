@@ -9,7 +9,8 @@ The steps, in order:
    ONNX's, (batch, channels, height, width), and the operators and constants that use it are changed accordingly.
 3. Biases and batch normalisations with fixed statistics become part of the convolution before them. The normalisation
    is equivalent to a kernel multiplied by scale / deviation and a bias that is the remaining offset.
-4. Nodes are sorted and named by the layers of the model, and constants by the weights, so that equal weights give equal
+4. A layer of zeros around a tensor without negative values becomes the padding of the pooling of maxima after it.
+5. Nodes are sorted and named by the layers of the model, and constants by the weights, so that equal weights give equal
    bytes. Batch, height and width are free.
 """
 
@@ -46,6 +47,7 @@ def tidy(trace: Trace, name: str) -> onnx.ModelProto:
         rewriter.add(node)
     nodes, output = rewriter.finished()
     nodes, output = _fold_into_convolutions(nodes, rewriter.constants, output)
+    nodes = _fold_into_poolings(nodes, rewriter.constants)
     bands = trace.graph.graph.input[0].type.tensor_type.shape.dim[3].dim_value
     return write_graph(_sorted(nodes), rewriter.constants, output, bands, name)
 
@@ -98,6 +100,32 @@ def _folded(convolution: Node, node: Node, constants: dict[str, Constant]) -> No
         constants[bias_name] = replace(bias or operand, values=offsets + values)
         inputs = [*convolution.inputs[:2], bias_name]
     return replace(convolution, inputs=tuple(inputs))
+
+
+def _fold_into_poolings(nodes: list[Node], constants: dict[str, Constant]) -> list[Node]:
+    """Fold zeros around a tensor into the pooling of maxima after it.
+
+    ONNX pads a pooling with the smallest number, which gives the same maximum where no value is negative.
+    """
+    makers, uses = {node.output: node for node in nodes}, Counter(name for node in nodes for name in node.inputs)
+    result: dict[str, Node] = {}
+    for node in nodes:
+        result[node.output], pad = node, makers.get(node.inputs[0])
+        if node.operator == "MaxPool" and pad and _is_foldable(pad, makers, constants) and uses[pad.output] == 1:
+            pads = constants[pad.inputs[1]].values.reshape(2, 4)[:, 2:].ravel().tolist()
+            del result[pad.output]
+            result[node.output] = replace(node, inputs=pad.inputs[:1], attributes=node.attributes | {"pads": pads})
+    return list(result.values())
+
+
+def _is_foldable(pad: Node, makers: dict[str, Node], constants: dict[str, Constant]) -> bool:
+    """Check if a node adds zeros around a tensor without negative values."""
+    maker = makers.get(pad.inputs[0])
+    if pad.operator != "Pad" or not maker or pad.attributes.get("mode", b"constant") != b"constant":
+        return False
+    filled = constants[pad.inputs[2]].values if len(pad.inputs) > 2 else 0
+    along_bands = constants[pad.inputs[1]].values.reshape(2, 4)[:, :2]
+    return maker.operator in {"Relu", "Sigmoid"} and not np.any(filled) and not along_bands.any()
 
 
 def _sorted(nodes: list[Node]) -> list[Node]:

@@ -23,6 +23,7 @@ POOL_SIDE = 2  # side of every pooling and up-sampling, in pixels
 NORMALISATION_SUFFIX = "_normalisation"  # appended to a convolution's name for its batch normalisation
 # Momentum of the statistics of batch normalisation; low, for an epoch may have only a few dozen batches.
 NORMALISATION_MOMENTUM = 0.95
+NORMALISATION_EPSILON = 1e-3  # number that batch normalisation adds to a variance; Keras's default
 
 Precision = Literal[False, "float16", "bfloat16"]
 

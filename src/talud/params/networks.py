@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Annotated, Literal, Self
 
 from annotated_types import Len
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from talud.bands import Group, band_named
 from talud.errors import ParamsError
+from talud.files import md5
 from talud.params.reading import Frozen, validation_message
 
 NetworkName = Literal[
@@ -22,11 +24,29 @@ NetworkName = Literal[
 ]
 PLAIN_UNET: NetworkName = "unet"  # the study's
 
+PretrainedEncoder = Literal["efficientnet_lite0", "mobilenet_v2", "resnet50"]
 Index = Annotated[int, Field(ge=0)]
 PixelSize = Literal[1, 2, 4]
 Encoder = Literal["plain", "lite0"]
 RGB = ("red", "green", "blue")  # bands that the ImageNet weights read
 LITE0_DEPTH = 4  # number of times that the stages to 1/16 of EfficientNet-Lite0 halve the scale
+
+
+def _checked_weights(weights: str) -> str:
+    """Check a choice of initial weights."""
+    path = PurePath(weights)
+    if weights in {"imagenet", "none"}:
+        return weights
+    if path.suffix not in {".h5", ".hdf5"}:
+        raise ValueError(f"'{weights}' is neither imagenet, none nor the path of a file of Keras (.h5)")
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            f"'{weights}' is not in the project; put the file there, and give its path from params.yaml on"
+        )
+    return weights
+
+
+Weights = Annotated[str, AfterValidator(_checked_weights)]
 
 
 class NetworkOptions(Frozen):
@@ -38,6 +58,26 @@ class NetworkOptions(Frozen):
     def alignment(self) -> int:
         """Number of pixels of which the sides of an input are a multiple."""
         raise NotImplementedError
+
+    def pinned(self, root: Path) -> Self:
+        """Return the options with the checksum of their file of weights.
+
+        Args:
+            root: root folder of the project.
+
+        Raises:
+            ParamsError: The file cannot be read.
+        """
+        weights = getattr(self, "weights", "none")
+        if weights in {"imagenet", "none"}:
+            return self
+        try:
+            return self.model_copy(update={"weights_md5": md5(root / weights)})
+        except OSError as error:
+            raise ParamsError(
+                f"{root / weights}: the weights that params.yaml names cannot be read: {error.strerror or error}; put "
+                "the file there, or set weights to imagenet or none"
+            ) from None
 
 
 class LevelOptions(NetworkOptions):
@@ -65,16 +105,28 @@ class UnetOptions(LevelOptions):
 class PretrainedUnetSettings(Frozen):
     """Settings of the U-Net with a pretrained encoder."""
 
+    encoder: PretrainedEncoder = Field("efficientnet_lite0", description="encoder; the last two are Keras's")
     stages: Literal["1/16", "all"] = Field(
         "1/16",
-        description="stages of the encoder: 1/16, those of pixels up to 16 times the stack's (halo 208, alignment 16); "
-        "all, with those of pixels 32 times as large (halo 512, alignment 32)",
+        description="stages of the encoder: 1/16, those of pixels up to 16 times the stack's (alignment 16; halo 208, "
+        "with mobilenet_v2 176, with resnet50 192); all, with those of pixels 32 times as large (alignment 32; halo "
+        "512, with the others 320)",
     )
-    weights: Literal["imagenet", "none"] = Field(
+    weights: Weights = Field(
         "imagenet",
-        description="initial weights of the encoder: imagenet, trained on photographs, if the bands include red, green "
-        "and blue; none, random ones",
+        description="initial weights of the encoder, if the bands include red, green and blue: imagenet, trained on "
+        "photographs, which talud has for efficientnet_lite0; the path of a file of Keras (.h5) in the project; none, "
+        "random ones",
     )
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> Self:
+        if self.weights == "imagenet" and self.encoder != "efficientnet_lite0":
+            raise ValueError(
+                f"talud has no ImageNet weights of {self.encoder}; set weights to the path of a file of Keras without "
+                "the top (such as …_no_top.h5 or …_notop.h5), or to none"
+            )
+        return self
 
 
 class PretrainedUnetOptions(PretrainedUnetSettings, NetworkOptions):
@@ -86,6 +138,7 @@ class PretrainedUnetOptions(PretrainedUnetSettings, NetworkOptions):
     rgb: tuple[Index, Index, Index] = Field(
         (0, 1, 2), description="indices of red, green and blue among the bands, which the ImageNet weights read"
     )
+    weights_md5: str | None = Field(None, description="MD5 of the file of weights; null: there is none")
 
     @property
     def alignment(self) -> int:
@@ -115,6 +168,9 @@ class BandGroup(Frozen):
     pixels: PixelSize = Field(
         1, description="pixel size of the bands in pixels of the stack; they enter the encoder averaged to it"
     )
+    rgb: tuple[Index, Index, Index] | None = Field(
+        None, description="lite0: indices of red, green and blue within the group; null: it starts from random weights"
+    )
 
 
 class DualEncoderOptions(LevelOptions):
@@ -124,6 +180,8 @@ class DualEncoderOptions(LevelOptions):
         description="groups of bands, in the order of the bands in the stack"
     )
     depth: int = Field(4, ge=3, le=6, description="number of times that the scale is halved; 4 with lite0")
+    weights: Weights = Field("imagenet", description="initial weights of groups with rgb, as for pretrained_unet")
+    weights_md5: str | None = Field(None, description="MD5 of the file of weights; null: there is none")
 
     @model_validator(mode="after")
     def _encoders_have_their_scale(self) -> Self:
@@ -138,6 +196,9 @@ class DualEncoderOptions(LevelOptions):
 class DualEncoderSettings(Frozen):
     """Settings of the U-Net with an encoder for each group of bands."""
 
+    weights: Weights = Field(
+        "imagenet", description="initial weights of lite0 with red, green and blue, as for pretrained_unet"
+    )
     optical: Encoder | None = Field(
         None,
         description="encoder of the optical bands: lite0, EfficientNet-Lite0 to 1/16; plain, that of a U-Net; default: "
@@ -186,7 +247,7 @@ def network_options(
 ) -> NetworkOptions:
     """Return the options of a network for the bands of a stack.
 
-    ImageNet weights need red, green and blue; without them the weights are none.
+    Initial weights need red, green and blue; without them the weights are none.
 
     Args:
         name: name of the network.
@@ -208,6 +269,7 @@ def network_options(
         stated |= settings.fusion_unet.model_dump()
     elif name == "dual_encoder":
         stated["groups"] = _band_groups(settings.dual_encoder, depth, bands)
+        stated["weights"] = settings.dual_encoder.weights
     try:
         return model.model_validate(stated)
     except ValidationError as error:
@@ -234,5 +296,6 @@ def _band_groups(settings: DualEncoderSettings, depth: int, bands: Sequence[str]
         if group is Group.OPTICAL:
             suits = set(RGB) <= set(run) and depth == LITE0_DEPTH and pixels == 1
             encoder = settings.optical or ("lite0" if suits else "plain")
-        groups.append(BandGroup(bands=len(run), encoder=encoder, pixels=pixels))
+        rgb = tuple(run.index(name) for name in RGB) if encoder == "lite0" and set(RGB) <= set(run) else None
+        groups.append(BandGroup(bands=len(run), encoder=encoder, pixels=pixels, rgb=rgb))
     return groups

@@ -43,8 +43,8 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperpa
     if network == PLAIN_UNET:  # trials of older versions state no network
         del choice["network"]
     else:
-        options = params.training.network_options(network, hyperparameters.filters, bands)
-        choice["network"] = [network, options.model_dump(mode="json")]
+        options = params.training.network_options(network, hyperparameters.filters, bands).pinned(project.root)
+        choice["network"] = [network, options.model_dump(mode="json", exclude_none=True)]
     content = {
         "bands": list(bands),
         "data_version": data_version,

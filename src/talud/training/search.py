@@ -154,7 +154,7 @@ def _network_summary(options: NetworkOptions) -> dict[str, float | int | str]:
 
     Their names have the prefix `network_`, except `depth`.
     """
-    stated = options.model_dump(mode="json", exclude={"filters"})
+    stated = options.model_dump(mode="json", exclude={"filters"}, exclude_none=True)
     return {
         name if name == "depth" else f"network_{name}": value if isinstance(value, int | str) else json.dumps(value)
         for name, value in stated.items()

@@ -137,7 +137,7 @@ def run(
         study = Study(parent, search, results, _best(results))
         with atomic_replace_all(project.model(band_set), project.trials(band_set)) as (model, table):
             origin = ExportOrigin(
-                TrialConfig.of(project.params, study.best.hyperparameters, dataset.bands).network,
+                TrialConfig.of(project, study.best.hyperparameters, dataset.bands).network,
                 band_set,
                 tags["commit"],
                 study.best.run_id,
@@ -308,7 +308,7 @@ def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> kera
     The TF32 arithmetic of a GPU is too imprecise for comparing it with the exported file.
     """
     with keras.device("cpu"):
-        model = TrialConfig.of(project.params, result.hyperparameters, dataset.bands).build(dataset.statistics)
+        model = TrialConfig.of(project, result.hyperparameters, dataset.bands).build(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
         return model
 

@@ -16,8 +16,9 @@ import numpy as np
 from talud.errors import StudyError
 from talud.networks import unet
 from talud.networks.catalogue import NetworkSpec, build_network, pretrained_weights
-from talud.params import Params, Recipe, TrainingOptions
+from talud.params import Recipe, TrainingOptions
 from talud.process import defer_sigint
+from talud.project import Project
 from talud.training import checkpoint
 from talud.training.batches import Augmenter, Dropping, TrainingBatches
 from talud.training.checkpoint import Epoch, TrialState
@@ -46,6 +47,7 @@ class TrialConfig:
         options: depth and settings of networks, and how their training is computed.
         seed: seed of the weights, the order and the augmentation of the patches.
         bands: names of the bands, in the order in which the network reads them.
+        root: folder to which the path of a file of weights is relative.
     """
 
     hyperparameters: Hyperparameters
@@ -53,18 +55,24 @@ class TrialConfig:
     options: TrainingOptions
     seed: int
     bands: tuple[str, ...]
+    root: Path = Path()
 
     @classmethod
-    def of(cls, params: Params, hyperparameters: Hyperparameters, bands: tuple[str, ...]) -> TrialConfig:
+    def of(cls, project: Project, hyperparameters: Hyperparameters, bands: tuple[str, ...]) -> TrialConfig:
         """Return the configuration of a trial in a project."""
+        params = project.params
         seed = params.seed if hyperparameters.training_seed is None else hyperparameters.training_seed
-        return cls(hyperparameters, params.chosen_recipe, params.training, seed, bands)
+        return cls(hyperparameters, params.chosen_recipe, params.training, seed, bands, project.root)
 
     @property
     def network(self) -> NetworkSpec:
-        """Network of the trial, with its options."""
+        """Network of the trial, with its options and the checksum of its file of weights.
+
+        Raises:
+            ParamsError: The depth does not suit the network, or the file cannot be read.
+        """
         name, filters = self.hyperparameters.network, self.hyperparameters.filters
-        return NetworkSpec(name, self.options.network_options(name, filters, self.bands))
+        return NetworkSpec(name, self.options.network_options(name, filters, self.bands).pinned(self.root))
 
     def build(
         self, statistics: Statistics, *, rematerialise: bool = False, mixed_precision: unet.Precision = False
@@ -84,6 +92,7 @@ class TrialConfig:
             rematerialise=rematerialise,
             mixed_precision=mixed_precision,
             batch_normalisation=self.recipe.batch_normalisation,
+            root=self.root,
         )
 
     def training_batches(self, data: TrainingData, first_epoch: int = 0) -> TrainingBatches:

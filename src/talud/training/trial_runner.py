@@ -129,7 +129,7 @@ def run_trial(task: TrialTask, on_epoch: EpochCallback) -> TrialResult:
             with _memory_errors_as_failure(task):
                 state = train(
                     data,
-                    TrialConfig.of(project.params, task.hyperparameters, data.bands),
+                    TrialConfig.of(project, task.hyperparameters, data.bands),
                     path,
                     state=state,
                     max_epochs=task.max_epochs,
