@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,12 +19,12 @@ TAGS = {"band_set": "3band", "search": "study"}
 HOSTILE = "a|b </script><script>alert(1)</script> [x](http://example.org) " + "very long " * 60
 
 
-def run_trial(store: Store, parent: str, number: int, f1: float, **more: float) -> str:
+def run_trial(store: Store, parent: str, number: int, f1: float, network: str = "unet", **more: float) -> str:
     """Log a finished trial with a configuration of its own."""
     choice = {"filters": 16 * 2 ** (number % 3), "learning_rate": 10.0 ** -(3 + number % 2), "batch_size": 8 + number}
     scores = {"f1": f1, "precision": f1 + 0.01, "recall": f1 - 0.01, "iou": f1 / (2 - f1)}
     facts = {"best_epoch": 7, "seconds": 60 + number, "parameters": 1000, **more}
-    hyperparameters = {**choice, "epochs": 30, "loss": "Dice"}
+    hyperparameters = {**choice, "epochs": 30, "loss": "Dice", "network": network}
     with store.runs.trial(parent, f"3band · trial {number}", hyperparameters, TAGS) as trial:
         trial.log_epochs([(1, 0, {"f1": 0.99, "val_f1": f1})])
         trial.log_scores({**scores, **facts})
@@ -112,6 +113,26 @@ def test_smallest_of_equal_trials_is_first(root: Path) -> None:
         "trial 2",
         "trial 0",
     ]
+
+
+def test_view_of_an_earlier_version_lists_networks(root: Path, parent: str) -> None:
+    client = Store.open(root).client
+    experiment = client.get_run(parent).info.experiment_id
+    client.set_experiment_tag(experiment, "mlflow.sharedViewState.trials", "{}")
+    Store.open(root)  # reads only
+    assert client.get_experiment(experiment).tags["mlflow.sharedViewState.trials"] == "{}"
+    Store.open(root, create=True)
+    view = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.trials"])
+    assert view["selectedColumns"][:3] == ["metrics.`f1`", "params.`network`", "params.`filters`"]
+
+
+def test_note_names_every_network_if_they_differ(root: Path) -> None:
+    store = Store.open(root, create=True)
+    with store.runs.study("networks", TAGS) as run_id:
+        for number, network in enumerate(("unet", "resunet")):
+            run_trial(store, run_id, number, 0.5 + 0.1 * number, network=network)
+    assert [trial.name for trial in Leaderboard.read(store.client, run_id).finished] == ["trial 1", "unet · trial 0"]
+    assert "[unet · trial 0]" in note_of(root, run_id)
 
 
 def test_study_without_scores_has_a_note_but_no_page(root: Path) -> None:

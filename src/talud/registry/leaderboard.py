@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from mlflow import MlflowClient
@@ -26,6 +26,7 @@ _REASON_CHARACTERS = 200
 
 # View of the experiment that `talud ui` opens.
 VIEW = "trials"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _COLUMNS = (
     "metrics.`f1`",
     *(f"params.`{choice}`" for choice in ("network", "filters", "learning_rate", "batch_size")),
@@ -37,12 +38,12 @@ _VIEW_STATE = {
     "orderByAsc": False,
     "selectedColumns": [*_COLUMNS, "attributes.`Models`"],
     "columnOrder": ["0", "attributes.`Run Name`", *_COLUMNS, "attributes.`Models`"],
-    "columnWidths": {"attributes.`Run Name`": 300} | dict.fromkeys(_COLUMNS, 105),
+    "columnWidths": {"attributes.`Run Name`": 380} | dict.fromkeys(_COLUMNS, 105) | {"params.`network`": 145},
 }
 # Settings of the UI, and the note of the experiment.
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
+    VIEW_TAG: json.dumps(_VIEW_STATE),
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "f1",
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
     mlflow_tags.MLFLOW_RUN_NOTE: "Networks that map landslides: a run for each study, with a child run for each trial.",
@@ -116,6 +117,11 @@ class Leaderboard:
             if run.info.status == "FAILED"
         ]
         ranked = sorted(finished, key=lambda trial: (-trial.values["f1"], trial.values.get("parameters", 0)))
+        if len({trial.network for trial in ranked}) > 1:  # the names of trials of the plain U-Net do not state it
+            ranked = [
+                replace(trial, name=f"{PLAIN_UNET} · {trial.name}") if trial.network == PLAIN_UNET else trial
+                for trial in ranked
+            ]
         synthetic = ", synthetic data" if parent.data.tags.get("data") == "synthetic" else ""
         name = f"{parent.info.run_name}{synthetic}"
         return cls(run_id, name, experiment, tuple(ranked), tuple(failed), len(others) - len(failed))

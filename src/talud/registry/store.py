@@ -21,7 +21,7 @@ from talud.errors import RegistryError
 from talud.files import atomic_replace, exclusive_lock
 from talud.registry.connection import EXPERIMENT, is_server, open_client, translated_errors
 from talud.registry.files import FetchedModel
-from talud.registry.leaderboard import EXPERIMENT_TAGS, VIEW
+from talud.registry.leaderboard import EXPERIMENT_TAGS, VIEW, VIEW_TAG
 from talud.registry.models import Models, check_uri
 from talud.registry.runs import Runs
 
@@ -74,8 +74,12 @@ class Store:
         client, experiment = open_client(uri)
         if own is not None and experiment is not None:
             _check_in_place(own, experiment)
-        if experiment is None and create:
-            _create_experiment(client, artifacts_uri(own) if own else None)
+        if experiment is None:
+            if create:
+                _create_experiment(client, artifacts_uri(own) if own else None)
+        elif create and experiment.tags.get(VIEW_TAG) != EXPERIMENT_TAGS[VIEW_TAG]:  # of an earlier version of talud
+            with translated_errors():
+                client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, EXPERIMENT_TAGS[VIEW_TAG])
         return cls(client, root)
 
     @property
