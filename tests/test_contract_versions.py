@@ -36,7 +36,7 @@ RECORDED = Path(__file__).parent / "contracts"
 KINDS = sorted(path.stem for path in RECORDED.glob("*.json") if path.stem != "fingerprints")
 
 # Fields that were added after these files were recorded, with the values that they have in them.
-LATER = {"pixel_sizes": [], "area_pixel_sizes": {}, "network": None, "memory": None}
+LATER = {"pixel_sizes": [], "area_pixel_sizes": {}, "landslide_share": None, "network": None, "memory": None}
 
 
 def recorded(kind: str) -> str:

@@ -58,6 +58,11 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def adapted_name(area: str) -> str:
+    """Return the name of an area's results with adapted models."""
+    return f"{area}.adapted"
+
+
 @dataclass(frozen=True)
 class Project:
     """Project with its root folder and parameters.
@@ -129,6 +134,10 @@ class Project:
     def prediction(self, band_set: str, area: str) -> Path:
         """Return the folder of a band set's map."""
         return self.root / "predictions" / band_set / area
+
+    def adapted_prediction(self, band_set: str, area: str) -> Path:
+        """Return the folder of the map of a band set's adapted model."""
+        return self.prediction(band_set, adapted_name(area))
 
     def metrics(self, band_set: str) -> Path:
         """Return the path of the scores for `dvc metrics show`."""

@@ -14,14 +14,15 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from stack_files import write_stack
-from talud.adaptation import _drop_outliers, adapt, self_agreement
+from talud.adaptation.alignment import _drop_outliers, adapt, measure_signs
+from talud.adaptation.decision import Alignment, DeclinedError
 from talud.cli.main import app
 from talud.contract import Contract
 from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import open_stack
-from talud.measurement.features import measure_features
+from talud.measurement.features import FeatureStatistics, measure_features
 from talud.measurement.samples import sample_windows
 from talud.metrics import confusion
 
@@ -96,8 +97,10 @@ def f1(model: Model, image: Bands, truth: Truth, known: Truth | None = None) -> 
     return confusion(model.run(image) >= model.contract.measured.threshold, truth.astype(np.uint8), known).f1
 
 
-def save_and_load(graph: onnx.ModelProto, contract: Contract, folder: Path) -> Model:
-    save_model(graph, contract, folder / "new.onnx")
+def save_and_load(
+    graph: onnx.ModelProto, contract: Contract, folder: Path, metadata: dict[str, str] | None = None
+) -> Model:
+    save_model(graph, contract, folder / "new.onnx", metadata)
     return Model.load(folder / "new.onnx")
 
 
@@ -140,9 +143,60 @@ def test_adapt_hardly_lowers_f1_of_skewed_areas(model: Model, skewed: str, tmp_p
 
 
 def test_adapt_declines_area_of_half_landslides(model: Model, tmp_path: Path) -> None:
-    raster = write_stack(tmp_path / "slides.tif", scene(6, landslide=0.5)[0])
-    with pytest.raises(MismatchError, match=r"would fall from 0\.\d{3} to 0\.\d{3}; use the original"):
-        adapt(model, raster, strength=1)
+    raster = write_stack(tmp_path / "slides.tif", scene(6, landslide=0.45)[0])
+    with pytest.raises(DeclinedError, match=r"would not rise from 0\.\d{3}, but be 0\.\d{3}; use the original"):
+        adapt(model, raster)
+
+
+def test_ruined_map_is_never_recommended(model: Model, tmp_path: Path) -> None:
+    """Map forest only, with a threshold that makes all of it landslide in every alignment."""
+    contract = model.contract.replace(threshold=1e-35, landslide_share=0.05)
+    ruined = save_and_load(without_metadata(model), contract, tmp_path, measured_features(model))
+    raster = write_stack(tmp_path / "forest.tif", change_radiometry(scene(2)[0]))
+    with pytest.raises(DeclinedError) as caught:
+        adapt(ruined, raster)
+    assert not caught.value.usable
+    message = str(caught.value)
+    assert "use the original" not in message
+    for part in (
+        "is probably wrong too: as it is 1",
+        "training areas had 5%",
+        "at least 10 labelled patches",
+        "train with",
+    ):
+        assert part in message
+    done = CliRunner().invoke(app, ["adapt", str(ruined.path), str(raster), "--out", str(tmp_path / "out.onnx")])
+    assert isinstance(done.exception, DeclinedError)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def without_metadata(model: Model) -> onnx.ModelProto:
+    graph = onnx.load(model.path)
+    del graph.metadata_props[:]
+    return graph
+
+
+def measured_features(model: Model) -> dict[str, str]:
+    return FeatureStatistics.of(onnx.load(model.path)).to_metadata()
+
+
+def test_aligning_bands_leaves_all_other_weights_unchanged(model: Model, tmp_path: Path) -> None:
+    image, truth = scene(2)
+    made = adapt(model, write_stack(tmp_path / "basin.tif", change_radiometry(image)), align="bands")
+    before, after = constants(onnx.load(model.path)), constants(made.graph)
+    changed = {name for name, values in before.items() if values.tobytes() != after[name].tobytes()}
+    assert changed == {"mean", "deviation"}
+    assert made.graph.graph.node == onnx.load(model.path).graph.node
+    adapted = made.contract.derived.adapted
+    assert adapted is not None
+    assert (adapted.aligned, adapted.strength, adapted.label) == ("bands", 1, "bands aligned")
+    assert [one.alignment for one in made.signs] == [None, Alignment("bands", 1)]
+    # A band x of the training image became gain * x + offset; so do mean and deviation, except that the scenes differ.
+    for band, (gain, offset) in enumerate(zip(GAIN, OFFSET, strict=True)):
+        assert after["mean"].ravel()[band] == pytest.approx(gain * before["mean"].ravel()[band] + offset, abs=3)
+        assert after["deviation"].ravel()[band] == pytest.approx(gain * before["deviation"].ravel()[band], rel=0.1)
+    new = save_and_load(made.graph, made.contract, tmp_path)
+    assert f1(new, change_radiometry(image), truth) > f1(model, image, truth) - 0.05
 
 
 def constants(graph: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
@@ -151,7 +205,10 @@ def constants(graph: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
 
 def test_half_strength_moves_statistics_half_way(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "basin.tif", change_radiometry(scene(2)[0]))
-    half, whole = (constants(adapt(model, raster, strength=strength).graph)["deviation"] ** 2 for strength in (0.5, 1))
+    half, whole = (
+        constants(adapt(model, raster, strength=strength, align="layers").graph)["deviation"] ** 2
+        for strength in (0.5, 1)
+    )
     training_windows = constants(onnx.load(model.path))["deviation"] ** 2
     np.testing.assert_allclose(half, (training_windows + whole) / 2, rtol=1e-4)
 
@@ -164,9 +221,12 @@ def test_adapt_uses_patches_of_a_patch_stack(model: Model, tmp_path: Path) -> No
 
 
 def test_self_agreement_is_0_for_an_empty_map(model: Model) -> None:
-    image, _ = scene(2)
-    assert self_agreement(model, image[np.newaxis]) > 0.7
-    assert self_agreement(model, np.full_like(image, model.contract.input.bands[0].mean)[np.newaxis]) == 0
+    image, truth = scene(2)
+    signs = measure_signs(model, image[np.newaxis])
+    assert signs.agreement > 0.7
+    assert signs.share == pytest.approx(truth.mean(), abs=0.02)
+    empty = measure_signs(model, np.full_like(image, model.contract.input.bands[0].mean)[np.newaxis])
+    assert (empty.agreement, empty.share) == (0, 0)
 
 
 def test_adapt_reports_too_few_windows(model: Model, tmp_path: Path) -> None:
@@ -234,7 +294,8 @@ def test_adapt_command_requires_out_for_a_file(model: Model, tmp_path: Path) -> 
     assert (asked.exit_code, "--out" in asked.output) == (2, True)
     done = CliRunner().invoke(app, ["adapt", str(model.path), str(raster), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert "adapted to basin" in done.output
+    assert "adapted to basin (b" in done.output
+    assert "as it is" in done.output
     assert Model.load(out).contract.derived.adapted is not None
 
 
@@ -242,7 +303,7 @@ def test_adapt_ignores_unmarked_clouds(model: Model, tmp_path: Path) -> None:
     """Cover 4 of 16 windows with cloud, which changes nothing."""
     image = change_radiometry(scene(2)[0])
     cloudy = np.where(np.indices((SIDE, SIDE))[0] < 64, np.float32(230), image)
-    made = adapt(model, write_stack(tmp_path / "cloudy.tif", cloudy), strength=1)
-    clear = adapt(model, write_stack(tmp_path / "clear.tif", image[:, 64:]), strength=1)
+    made = adapt(model, write_stack(tmp_path / "cloudy.tif", cloudy), align="layers")
+    clear = adapt(model, write_stack(tmp_path / "clear.tif", image[:, 64:]), align="layers")
     for name, values in constants(made.graph).items():
         np.testing.assert_allclose(values, constants(clear.graph)[name], rtol=1e-3, atol=1e-4)

@@ -81,7 +81,7 @@ def test_adaptation_hint_is_a_valid_shell_command(mapped: Map) -> None:
 @pytest.mark.parametrize(
     ("threshold", "notice"),
     [
-        (0.001, "100% of the mapped pixels are landslide: the map is not plausible"),
+        (0.001, "he map calls 100% of the land a landslide: the map is probably wrong"),
         (0.999, "othing is mapped as landslide: no probability reaches the threshold"),
     ],
 )

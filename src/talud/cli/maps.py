@@ -225,6 +225,8 @@ def print_summary(result: Prediction, model: Model, out: Path, raster: str | Pat
         print(f"{what.lower()}: {how}")
     for notice in map_record.notices(model, result):
         print(f"warning: {notice[:1].lower()}{notice[1:]}")
+    if advice := map_record.advice(model, result):
+        print(f"  {advice[:1].lower()}{advice[1:]}")
     print(f"files: {out}")
     print(result.estimate.sentence if result.estimate else f"no estimate of the landslide area: {result.no_estimate}")
 

@@ -193,10 +193,15 @@ def _why_no_rehearsal(contract: Contract) -> str:
 def adapt(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help=MODEL_HELP),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} With an area of params.yaml: a band set."),
     ],
     raster: Annotated[
-        str, typer.Argument(metavar="RASTER", help="Stack of the new area; a larger one gives better statistics.")
+        str,
+        typer.Argument(
+            metavar="RASTER",
+            help="Stack of the new area; a larger one gives better statistics. With a band set: an area of "
+            "params.yaml.",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Write the new model to this .onnx file instead of registering it.")
@@ -204,26 +209,37 @@ def adapt(
     area: Annotated[
         str | None, typer.Option(help="Name of the area. Default: the name in the stack, or the file name.")
     ] = None,
+    align: Annotated[
+        Literal["bands", "layers"] | None,
+        typer.Option(
+            help="What is aligned: the mean and deviation of the bands only, or also the features of each layer. "
+            "Default: what fits better."
+        ),
+    ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
-            min=0.05,
-            max=1,
-            help="Share of the difference in statistics that is corrected. Default: 1, or 0.5 if 1 is too much.",
+            min=0.05, max=1, help="Share of the difference in statistics that is corrected.", show_default="1"
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Adapt a model to a new area or sensor without labels.
 
-    Different light, season or sensor shift the statistics in every layer of the network. Aligns mean and variance of
-    the optical and SAR bands and of all features, over sample windows of the raster, to those of the training areas,
-    which the model file holds. The adapted model has the same size and speed, is registered as a new version without an
-    alias, and should only be used for this area.
+    Different light, season or sensor shift the statistics of the bands and in every layer of the network. Aligns mean
+    and variance of the optical and SAR bands, over sample windows of the raster, to those of the training areas, which
+    the model file holds; or those of the bands and of all features. The adapted model has the same size and speed, is
+    registered as a new version without an alias, and should only be used for this area.
 
-    The windows are mapped in all eight rotations and reflections with the original, the half adapted and the fully
-    adapted model. If the eight maps agree less after adaptation, the command fails with exit code 1: large parts of the
-    area may be landslide or cloud. It also fails if the raster has too few valid windows.
+    The windows are mapped in all eight rotations and reflections with the original and both aligned models. Maps with
+    far more landslide than the training areas are not plausible. The plausible model whose eight maps agree best is
+    chosen. If that is the original, or none is plausible, the command fails with exit code 1 and states what to do. It
+    also fails if the raster has too few valid windows.
+
+    With a band set and an area of params.yaml, as in the pipeline: adapts the model of the band set to the area if the
+    area has `adapt: true`, maps the area with it, and writes predictions/BAND_SET/AREA.adapted (the files of a map,
+    model.onnx and adaptation.json). If the model is not adapted, adaptation.json states the reason, and the exit code
+    is 0.
 
     **Examples**
 
@@ -231,21 +247,29 @@ def adapt(
 
         talud adapt models/3band.onnx stacks/liboriana.tif --out models/3band.liboriana.onnx
 
-        talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --strength 0.7 --json
+        talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --align bands --json
+
+        talud adapt 7band liboriana
     """
     from talud import source_files
-    from talud.adaptation import adapt as adapt_model
+    from talud.adaptation import decision
+    from talud.adaptation.alignment import adapt as adapt_model
     from talud.data.stack_record import check_raster_current
     from talud.evaluation import registration
     from talud.project import find_root
 
+    root = find_root(Path.cwd())
+    if root is not None and _is_project_area(root, model, raster):
+        if (out, area, align, strength, as_json) != (None, None, None, None, False):
+            raise typer.BadParameter("a band set and an area of params.yaml take no options")
+        _adapt_area(model, raster)
+        return
     _check_output(model, out)
     check_raster_current(raster)
-    root = find_root(Path.cwd())
     source = registration.open_model(root, model)
     if out is not None:
         source_files.check_output_file(out, [source.path, raster])
-    made = adapt_model(source, raster, area, strength)
+    made = adapt_model(source, raster, area, strength, align)
     if out is not None:
         registration.write_model(out, made.graph, made.contract)
         location = str(out)
@@ -254,17 +278,33 @@ def adapt(
     adaptation = made.contract.derived.adapted
     assert adaptation is not None
     if as_json:
-        print(
-            json.dumps(
-                {"made": location, "made_weights": made.contract.origin.weights, **adaptation.model_dump()}, indent=2
-            )
-        )
+        summary = {"made": location, "made_weights": made.contract.origin.weights}
+        print(json.dumps({**summary, **adaptation.model_dump()}, indent=2))
         return
-    print(
-        f"agreement over rotations and reflections: {adaptation.agreement_before:.3f} before, "
-        f"{adaptation.agreement_after:.3f} after; strength {adaptation.strength:g}"
-    )
-    print(f"{source.title}, adapted to {adaptation.area}: {location}")
+    for line in decision.report_lines(made.signs, source.contract.training_share):
+        print(line)
+    print(f"{source.title}, adapted to {adaptation.area} ({adaptation.label}): {location}")
+
+
+def _is_project_area(root: Path, band_set: str, area: str) -> bool:
+    """Check if two arguments are a band set and an area of a project."""
+    from talud.project import Project
+
+    if any(sign in band_set + area for sign in ("/", ".onnx", "@")):
+        return False
+    params = Project.find(root).params
+    return band_set in params.band_sets and area in params.areas
+
+
+def _adapt_area(band_set: str, area: str) -> None:
+    """Adapt the model of a band set to an area, as the pipeline does."""
+    from talud.adaptation.area_map import adapt_area
+    from talud.project import Project
+
+    with show_progress("mapping", "tiles") as progress:
+        found = adapt_area(Project.find(), band_set, area, progress)
+    for line in found.lines:
+        print(line)
 
 
 @app.command("quantize", rich_help_panel=TRAINING)

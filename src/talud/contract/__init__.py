@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 from talud.contract.parts import (
     MAX_SUBSETS,
     Adaptation,
+    AlignedPart,
     BandContract,
     Calibration,
     Derivations,
@@ -32,6 +33,7 @@ from talud.contract.parts import (
     ReducedPrecision,
     Subset,
     Validation,
+    describe_alignment,
 )
 from talud.errors import ModelError
 
@@ -40,6 +42,7 @@ __all__ = [
     "METADATA_KEY",
     "SCHEMA_VERSION",
     "Adaptation",
+    "AlignedPart",
     "BandContract",
     "Calibration",
     "Contract",
@@ -57,6 +60,7 @@ __all__ = [
     "ReducedPrecision",
     "Subset",
     "Validation",
+    "describe_alignment",
     "migrate",
     "variant_path",
 ]
@@ -82,6 +86,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
     "data_version": "origin",
     "areas": "origin",
     "area_pixel_sizes": "origin",
+    "landslide_share": "origin",
     "commit": "origin",
     "run_id": "origin",
     "hyperparameters": "origin",
@@ -98,7 +103,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
 }
 
 # Fields that are left out where they are empty, as in files that were written before they existed.
-_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes", "network", "memory"})
+_LATER_FIELDS = frozenset({"pixel_sizes", "area_pixel_sizes", "landslide_share", "network", "memory"})
 
 
 class Contract(FrozenModel):
@@ -126,6 +131,18 @@ class Contract(FrozenModel):
         """Training areas, with their pixel sizes where these differ."""
         sizes = self.origin.area_pixel_sizes
         return tuple(f"{area} {sizes[area]:g} m" if area in sizes else area for area in self.origin.areas)
+
+    @property
+    def training_share(self) -> float | None:
+        """Share of landslide in the training areas, 0 to 1.
+
+        It is that of the validation blocks in older files; None if these have no counts either.
+        """
+        if self.origin.landslide_share is not None:
+            return self.origin.landslide_share
+        known = self.measured.validation
+        pixels = known.tp + known.fp + known.fn + known.tn if known else 0
+        return (known.tp + known.fn) / pixels if known and pixels else None
 
     def without_optional_groups(self) -> Contract:
         """Return the contract with all band groups required."""

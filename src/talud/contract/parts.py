@@ -16,6 +16,7 @@ from talud.metrics import Confusion, lack_of_skill
 
 Precision = Literal["float32", "float16", "int8"]
 ReducedPrecision = Literal["float16", "int8"]
+AlignedPart = Literal["bands", "layers"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # Number of non-empty subsets of three band groups.
 MAX_SUBSETS = 7
@@ -193,6 +194,9 @@ class ModelOrigin(FrozenModel):
         description="training area → pixel size of its data in metres, before patches were resampled; empty if all are "
         "pixel_size",
     )
+    landslide_share: Share | None = Field(
+        None, description="share of landslide in the labelled pixels of the training blocks; missing in older files"
+    )
     commit: str = Field(description="git commit of the project, with +changes if it was not clean")
     run_id: str = Field(description="MLflow run of the trial")
     hyperparameters: dict[str, float | int | str] = Field(
@@ -305,11 +309,22 @@ class ParentModel(FrozenModel):
     area: str = Field(description="area for which the new model was made")
 
 
+def describe_alignment(part: AlignedPart, strength: float) -> str:
+    """Describe an alignment, such as "bands aligned"."""
+    whole = "" if strength == 1 else f" at strength {strength:g}"
+    return f"{'bands' if part == 'bands' else 'bands and layers'} aligned{whole}"
+
+
 class Adaptation(ParentModel):
     """Alignment of a network's features to an area without labels."""
 
     raster: str = Field(description="raster to which the features were aligned")
     raster_digest: str = Field(description="fingerprint of the raster, as in the tag TALUD_RASTER_DIGEST of its maps")
+    aligned: AlignedPart = Field(
+        "layers",
+        exclude_if=lambda part: part == "layers",
+        description="bands: mean and deviation of the bands only; layers, as in older files: also all features",
+    )
     strength: float = Field(gt=0, le=1, description="weight of the area's statistics; 1 uses no others")
     squares: int = Field(ge=1, description="number of windows on which the statistics were measured")
     side: int = Field(ge=1, description="side of a window in pixels")
@@ -317,6 +332,19 @@ class Adaptation(ParentModel):
         ge=-1, le=1, description="correlation of the original model's maps of turned and mirrored windows with its map"
     )
     agreement_after: float = Field(ge=-1, le=1, description="the same correlation for the adapted model")
+    share_before: Share | None = Field(
+        None,
+        exclude_if=lambda share: share is None,
+        description="share of landslide in the original model's maps of the windows; missing in older files",
+    )
+    share_after: Share | None = Field(
+        None, exclude_if=lambda share: share is None, description="the same share for the adapted model"
+    )
+
+    @property
+    def label(self) -> str:
+        """Description of the alignment, such as "bands aligned"."""
+        return describe_alignment(self.aligned, self.strength)
 
 
 class FineTuning(ParentModel):

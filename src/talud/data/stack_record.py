@@ -137,7 +137,7 @@ def stack_settings(area: Area, options: StackOptions, *, processed: bool = True)
         options: the stack options.
         processed: false for patches without terrain and SAR, which do not depend on the options of these bands.
     """
-    stated = area.model_dump(mode="json", exclude={"resolution"})
+    stated = area.model_dump(mode="json", exclude={"resolution", "adapt"})
     if area.patches:
         if options.resamples(area.patches.pixel_size) or _has_unknown_size(area.patches, options):
             stated |= {_RESAMPLED: [options.resolution, options.inventory_rule]}

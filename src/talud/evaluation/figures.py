@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,7 +29,9 @@ from talud.grid import Grid
 from talud.imaging import GAMMA, data_uri, diagonal_stripes, percentile_limits, rescale
 from talud.measurement.sites import Site
 from talud.metrics import CALIBRATION_BINS, LANDSLIDE, UNKNOWN
-from talud.project import Project
+from talud.products import map_record
+from talud.products.adaptation_record import AdaptationRecord
+from talud.project import Project, adapted_name
 from talud.raster import open_raster
 
 Colour = tuple[int, int, int, int]
@@ -184,7 +186,8 @@ class Viewer:
         places: (left, top, right, bottom) of each landslide of the inventory in pixels, largest first.
         blocks: (left, top, right, bottom) of each test block of a training area in pixels.
         comparison: panels of the image and the inventory.
-        results: band set → its panels.
+        results: band set, or band set with an adapted model → its panels.
+        notices: the same → warnings about the map.
     """
 
     area: str
@@ -198,6 +201,7 @@ class Viewer:
     blocks: list[Box]
     comparison: list[Panel]
     results: dict[str, list[Panel]]
+    notices: dict[str, list[str]]
 
     @property
     def aspect(self) -> float:
@@ -223,14 +227,14 @@ def area_viewer(project: Project, area: str, band_sets: Sequence[str]) -> Viewer
         images["inventory"] = draw_inventory(truth)
         outlines, places = _outline_landslides(truth)
         comparison.append(Panel("Inventory", "as digitised", ("grey", "inventory")))
-    results = {}
-    for band_set in band_sets:
-        pictures = _draw_results(project, area, band_set, shape)
-        images |= {f"{name}-{band_set}": picture for name, picture in pictures.items()}
-        results[band_set] = [
-            Panel(*_PANELS[name], (*(() if name == "probability" else ("grey",)), f"{name}-{band_set}"))
-            for name in pictures
+    results, notices = {}, {}
+    for row, band_set, mapped in _maps_of(project, area, band_sets):
+        pictures = _draw_results(project, mapped, band_set, shape)
+        images |= {f"{name}-{row}": picture for name, picture in pictures.items()}
+        results[row] = [
+            Panel(*_PANELS[name], (*(() if name == "probability" else ("grey",)), f"{name}-{row}")) for name in pictures
         ]
+        notices[row] = map_record.read_notices(project.prediction(band_set, mapped)) if pictures else []
     height, width = shape
     metres = grid.resolution * grid.width / width
     return Viewer(
@@ -245,7 +249,22 @@ def area_viewer(project: Project, area: str, band_sets: Sequence[str]) -> Viewer
         blocks=_test_blocks(project, area, width / grid.width),
         comparison=comparison,
         results=results,
+        notices=notices,
     )
+
+
+def _maps_of(project: Project, area: str, band_sets: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield title, band set and name of each map of an area."""
+    for band_set in band_sets:
+        yield band_set, band_set, area
+        record = AdaptationRecord.read_all(project, band_set).get(area)
+        if record and record.adapted:
+            yield adapted_title(band_set), band_set, adapted_name(area)
+
+
+def adapted_title(band_set: str) -> str:
+    """Return the title of the results of a band set's adapted model."""
+    return f"{band_set}, adapted"
 
 
 _PANELS = {

@@ -333,7 +333,12 @@ def _describe_trained(contract: Contract, scores: Mapping[str, Mapping[str, floa
 def _derivation(made: Adaptation | FineTuning) -> tuple[str, dict[str, float | int | str]]:
     """Return the command that made a model, and its parameters."""
     if isinstance(made, Adaptation):
-        return "adapt", {"area": made.area, "raster": made.raster, "strength": made.strength}
+        return "adapt", {
+            "area": made.area,
+            "raster": made.raster,
+            "aligned": made.aligned,
+            "strength": made.strength,
+        }
     return "finetune", {
         "area": made.area,
         "patches": made.patches,
@@ -347,7 +352,8 @@ def _derivation(made: Adaptation | FineTuning) -> tuple[str, dict[str, float | i
 
 def _derived_scores(made: Adaptation | FineTuning) -> dict[str, float]:
     if isinstance(made, Adaptation):
-        return {"agreement_before": made.agreement_before, "agreement_after": made.agreement_after}
+        signs = ("agreement_before", "agreement_after", "share_before", "share_after")
+        return {name: sign for name in signs if (sign := getattr(made, name)) is not None}
     scores = {"f1_before": made.f1_before, "f1_after": made.f1_after}
     return {name: score for name, score in scores.items() if score is not None}
 
@@ -356,7 +362,7 @@ def _describe_derived(model: Model, made: Adaptation | FineTuning) -> str:
     """Describe an adapted or fine-tuned model in Markdown."""
     if isinstance(made, Adaptation):
         return (
-            f"{model.title}, adapted to {made.area} from {made.raster} without labels (strength {made.strength:g}). "
+            f"{model.title}, adapted to {made.area} from {made.raster} without labels ({made.label}). "
             "Threshold and scores are those of the original; use that for other areas."
         )
     measured = (

@@ -4,77 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
-from talud.data.stack_record import check_current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
+from talud.evaluation.area_facts import AreaFacts
 from talud.evaluation.baselines import RecipeComparison, read_comparison
-from talud.evaluation.figures import Viewer, area_viewer, reliability_diagram
+from talud.evaluation.figures import Viewer, adapted_title, area_viewer, reliability_diagram
 from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Assumption, Finding
-from talud.evaluation.results import BandSetResult, Trial, Trials
+from talud.evaluation.results import BandSetResult, Scores, Trial, Trials
 from talud.files import atomic_replace
-from talud.grid import Grid
 from talud.metrics import Confusion
+from talud.products.adaptation_record import AdaptationRecord
 from talud.project import Project
-from talud.raster import open_raster
 from talud.text import counted, html_environment
-
-
-@dataclass(frozen=True)
-class AreaFacts:
-    """Facts of an area for the report.
-
-    Attributes:
-        name: name of the area.
-        role: training, gate or transfer.
-        synthetic: True if the data are synthetic.
-        dates: event or acquisition → date.
-        width: width of the grid in pixels.
-        height: height of the grid in pixels.
-        resolution: side of a pixel in units of the CRS.
-        square_kilometres: area of the grid.
-    """
-
-    name: str
-    role: str
-    synthetic: bool
-    dates: dict[str, date]
-    width: int
-    height: int
-    resolution: float
-    square_kilometres: float
-
-    @classmethod
-    def read(cls, project: Project, name: str) -> AreaFacts:
-        """Read an area's facts from params.yaml and its stack.
-
-        Raises:
-            SourceError: the stack is missing or cannot be read.
-        """
-        area = project.params.area(name)
-        with open_raster(check_current_stack(project, name)) as stack:
-            grid, tags = Grid.of(stack), stack.tags()
-        dates = {
-            "event": area.event,
-            "optical": area.acquired.optical,
-            "SAR before": area.acquired.sar_pre,
-            "SAR after": area.acquired.sar_post,
-        }
-        return cls(
-            name=name,
-            role=area.role,
-            synthetic=tags.get("TALUD_SYNTHETIC") == "yes",
-            dates={what: day for what, day in dates.items() if day},
-            width=grid.width,
-            height=grid.height,
-            resolution=grid.resolution,
-            square_kilometres=grid.width * grid.height * grid.pixel_area / 1e6,
-        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +119,24 @@ class ReportData:
             for result in self.with_reliability
         )
 
+    @property
+    def adaptations(self) -> list[AdaptationRecord]:
+        """Records of all requested adaptations."""
+        return [record for result in self.results for record in result.adaptations.values()]
+
+    def map_scores(self, row: str, area: str) -> list[Scores]:
+        """Return the scores of a map, if it has any.
+
+        Args:
+            row: band set, or the title of its adapted model.
+            area: name of the area.
+        """
+        tables = [
+            {result.name: result.scores.areas, adapted_title(result.name): result.scores.adapted}
+            for result in self.results
+        ]
+        return [table[row][area] for table in tables if area in table.get(row, {})]
+
     def scored(self, area: str) -> list[BandSetResult]:
         """Return the results that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]
@@ -222,6 +186,7 @@ def render_report(page: ReportData) -> str:
         Outcome=PixelClass,
         outcome_colours=PIXEL_CLASS_COLOURS,
         figures=figures,
+        adapted_title=adapted_title,
         strip_plots=strip_plots,
         reliability_diagram=reliability_diagram,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -18,6 +18,7 @@ from talud.files import atomic_replace
 from talud.measurement.assessment import Assessment
 from talud.metrics import CALIBRATION_BINS, THRESHOLDS, Confusion, ThresholdHistogram, lack_of_skill
 from talud.params.networks import PLAIN_UNET
+from talud.products.adaptation_record import AdaptationRecord
 from talud.project import Project
 from talud.text import duration
 
@@ -126,6 +127,9 @@ class ScoreTable(BaseModel):
     threshold: float
     test: dict[str, Scores]
     areas: dict[str, Scores]
+    adapted: dict[str, Scores] = Field(
+        {}, description="scores of the maps of adapted models, by area; empty if no area was adapted to"
+    )
     reliability: dict[str, Reliability] = Field(
         {}, description="reliability on all test blocks together (test) and on each area; empty in older files"
     )
@@ -138,7 +142,8 @@ class ScoreTable(BaseModel):
     def rows(self) -> list[tuple[str, Scores]]:
         """Return a description and the scores of each set of pixels."""
         test = [(f"{area}, test blocks", scores) for area, scores in self.test.items()]
-        return test + [(f"{area}, {scores.role} map", scores) for area, scores in self.areas.items()]
+        maps = [(f"{area}, {scores.role} map", scores) for area, scores in self.areas.items()]
+        return test + maps + [(f"{area}, adapted map", scores) for area, scores in self.adapted.items()]
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -155,6 +160,8 @@ class ScoreTable(BaseModel):
             "test": _metrics(self.test_assessment.confusion),
             "areas": {area: _metrics(counts) for area, counts in confusions.items()},
         }
+        if self.adapted:
+            metrics["adapted"] = {area: _metrics(one.assessment.confusion) for area, one in self.adapted.items()}
         with atomic_replace(path) as scratch:
             scratch.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -256,6 +263,7 @@ class BandSetResult:
         scores: scores of its model.
         curves: "test" or an area's name → rows of threshold, precision, recall and F1.
         registered: name and version of the registered model; empty if it is not registered.
+        adaptations: record of each requested adaptation, by area.
     """
 
     contract: Contract
@@ -263,6 +271,7 @@ class BandSetResult:
     scores: ScoreTable
     curves: Mapping[str, Sequence[Mapping[str, float]]]
     registered: str = ""
+    adaptations: Mapping[str, AdaptationRecord] = field(default_factory=dict)
 
     @classmethod
     def read(cls, project: Project, band_set: str) -> Self:
@@ -280,6 +289,7 @@ class BandSetResult:
             scores,
             {part: _read_curve(project.curve(band_set, part)) for part in ("test", *scores.areas)},
             _registered(project.registration(band_set), contract),
+            AdaptationRecord.read_all(project, band_set),
         )
 
     @property
@@ -355,8 +365,12 @@ def write_results(
     model: Model,
     tests: Mapping[str, Assessment],
     areas: Mapping[str, Assessment],
+    adapted: Mapping[str, Assessment],
 ) -> ScoreTable:
-    """Write score table, metrics and curves."""
+    """Write score table, metrics and curves.
+
+    `tests` are the test blocks of training areas, `areas` the maps of others, `adapted` those of adapted models.
+    """
     histograms = {"test": Assessment.total(tests.values()).histogram}
     histograms |= {area: one.histogram for area, one in areas.items()}
     table = ScoreTable(
@@ -366,6 +380,7 @@ def write_results(
         threshold=model.contract.measured.threshold,
         test={area: Scores.of(one) for area, one in tests.items()},
         areas={area: Scores.of(one, project.params.area(area).role) for area, one in areas.items()},
+        adapted={area: Scores.of(one, project.params.area(area).role) for area, one in adapted.items()},
         reliability={part: Reliability.of(histogram) for part, histogram in histograms.items()},
     )
     for part, histogram in histograms.items():

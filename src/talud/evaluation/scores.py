@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rasterio.io import DatasetReader
-from rasterio.windows import Window
-
-from talud.confusion_map import NOT_COMPARED, PIXEL_CLASS_COLOURS, PixelClass, apply_threshold, classify_pixels
 from talud.contract import FineTuning
 from talud.data.stack_record import check_held_out
 from talud.engine.runtime import Model
-from talud.errors import MismatchError, StudyError, TaludWarning
+from talud.errors import StudyError, TaludWarning
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, FEW_BLOCKS, Interval, score_intervals
+from talud.evaluation.map_scores import adapted_maps, map_windows, scored_map
 from talud.evaluation.results import ScoreTable, write_results
 from talud.files import md5
-from talud.grid import Grid
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import (
     FolderSite,
     LabelledWindow,
-    ProbabilityMap,
     Site,
     assess,
     labelled_windows,
@@ -33,8 +28,7 @@ from talud.measurement.sites import (
 from talud.metrics import UNKNOWN, lack_of_skill
 from talud.progress import Progress, tracked
 from talud.project import Project
-from talud.raster import BLOCK_SIZE, Layout, open_raster, write_cog
-from talud.text import counted, dimensions
+from talud.text import counted
 
 BOOTSTRAP_RESAMPLES = 2000
 # Fixed, so that the same pixels give the same interval on every machine.
@@ -263,7 +257,8 @@ def assess_folder(
 def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
     """Score a band set's model on all labelled areas of a project.
 
-    Training areas are scored on their test blocks, other labelled areas on their maps. Writes the score table, its
+    Training areas are scored on their test blocks, other labelled areas on their maps, including those of adapted
+    models. Writes the score table, its
     metrics for DVC, curves of scores over the threshold (test blocks and each area), and the confusion map of every
     labelled area that has been mapped, including training areas.
 
@@ -282,114 +277,35 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     model = Model.load(project.model(band_set))
     check_held_out(model.contract, model.path, project)
     training = project.params.areas_with_role("training")
-    maps = [(site, _map_windows(project, band_set, site)) for site in labelled_sites(project)]
+    maps = [(site, map_windows(project, band_set, site)) for site in labelled_sites(project)]
     blocks = [(site, site.windows("test")) for site in (Site.of(project, area) for area in training)]
+    adapted = adapted_maps(model, project, band_set, [site for site, _ in maps])
     total, done = sum(len(windows) for _, windows in blocks + maps), 0
+    total += sum(len(windows) for _, _, windows in adapted)
     tests: dict[str, Assessment] = {}
     areas: dict[str, Assessment] = {}
+    areas_adapted: dict[str, Assessment] = {}
     for site, windows in blocks:
         found = tracked(labelled_windows(site, windows, model), progress, total, done)
         (tests[site.name],) = assess(found, [model.contract.measured.threshold])
         done += len(windows)
     for site, windows in maps:
         if windows:
-            outcomes = _scored_map(model, project, band_set, site, windows)
+            outcomes = scored_map(model, project, band_set, site, windows)
             areas[site.name] = Assessment.total(tracked(outcomes, progress, total, done))
             done += len(windows)
+    for site, other, windows in adapted:
+        outcomes = scored_map(other, project, band_set, site, windows)
+        areas_adapted[site.name] = Assessment.total(tracked(outcomes, progress, total, done))
+        done += len(windows)
     for name, assessment in (*tests.items(), *areas.items()):
         if assessment.single_class_warning:
             warnings.warn(f"{name}: {assessment.single_class_warning}", TaludWarning, stacklevel=2)
-    return write_results(
-        project, band_set, model, tests, {name: one for name, one in areas.items() if name not in training}
-    )
+    areas = {name: one for name, one in areas.items() if name not in training}
+    return write_results(project, band_set, model, tests, areas, areas_adapted)
 
 
 def labelled_sites(project: Project) -> list[Site]:
     """Return the labelled sites of a project."""
     sites = [Site.of(project, area) for area in project.params.areas]
     return [site for site in sites if site.labelled]
-
-
-def _map_windows(project: Project, band_set: str, site: Site) -> list[Window]:
-    """Return the windows of an area's map.
-
-    They are empty for a training area without a map, which is scored by its test blocks.
-
-    Raises:
-        StudyError: any other area has no map.
-    """
-    folder = project.prediction(band_set, site.name)
-    if (folder / "landslides.tif").is_file():
-        return site.windows(side=BLOCK_SIZE)
-    if project.params.area(site.name).role == "training":
-        return []
-    model, stack, out = (
-        path.relative_to(project.root) for path in (project.model(band_set), project.stack(site.name), folder)
-    )
-    raise StudyError(f"{out}: has no map of {site.name}; run talud predict {model} {stack} --out {out}")
-
-
-def _scored_map(
-    model: Model, project: Project, band_set: str, site: Site, windows: Sequence[Window]
-) -> Iterator[Assessment]:
-    """Score an area's map by window, and write its confusion map."""
-    folder, threshold = project.prediction(band_set, site.name), model.contract.measured.threshold
-    with (
-        open_raster(folder / "landslides.tif") as classes,
-        open_raster(folder / "probability.tif") as probability,
-        open_raster(site.mask) as mask,
-    ):
-        grid = _common_grid(mask, classes, probability)
-        _check_map_origin(model, classes)
-        layout = _layout(classes, project, band_set, site.name)
-        with write_cog(project.confusion_map(band_set, site.name), grid, layout) as writer:
-            for found in labelled_windows(site, windows, ProbabilityMap.of(folder)):
-                mapped = apply_threshold(found.probabilities[0], threshold)
-                writer.write(classify_pixels(mapped, found.truth), 1, window=found.window)
-                yield found.assess([threshold])[0]
-
-
-def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
-    grid = Grid.of(mask)
-    for other in maps:
-        if Grid.of(other) != grid:
-            raise MismatchError(
-                f"{other.name}: its grid of {dimensions(other.width, other.height)} differs from the grid of the mask "
-                f"{mask.name} ({dimensions(mask.width, mask.height)}); run talud predict on the current stack again"
-            )
-    return grid
-
-
-def _check_map_origin(model: Model, classes: DatasetReader) -> None:
-    """Check that a map is the model's own, with default options.
-
-    The map of an earlier model has the same path.
-    """
-    tags, contract = classes.tags(), model.contract
-    made_by = tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD"), tags.get("TALUD_PRECISION", "float32")
-    unusual = tags.keys() & {"TALUD_HALO", "TALUD_TTA"}
-    if made_by != (contract.origin.weights, f"{contract.measured.threshold:g}", contract.derived.precision) or unusual:
-        raise MismatchError(
-            f"{classes.name}: was not made by {model.path.name} with its threshold of {contract.measured.threshold:g} "
-            "and default options; run talud predict (or dvc repro) again"
-        )
-
-
-def _layout(classes: DatasetReader, project: Project, band_set: str, area: str) -> Layout:
-    lineage = {key: value for key, value in classes.tags().items() if key.startswith("TALUD_")}
-    meanings = {f"CLASS_{outcome.value}": outcome.label for outcome in PixelClass}
-    return Layout(
-        dtype="uint8",
-        nodata=NOT_COMPARED,
-        bands=["outcome: " + ", ".join(f"{outcome.value} {outcome.label}" for outcome in PixelClass)],
-        tags={
-            **lineage,
-            **meanings,
-            f"CLASS_{NOT_COMPARED}": "not mapped, or truth unknown",
-            "TALUD_AREA": area,
-            "TALUD_BAND_SET": band_set,
-            "TALUD_ROLE": project.params.area(area).role,
-        },
-        colours=PIXEL_CLASS_COLOURS,
-        overviews="mode",
-    )

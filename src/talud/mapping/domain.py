@@ -32,6 +32,14 @@ FAR_OVERLAP = 0.3
 MAX_OUTSIDE_SHARE = 0.05
 # Relative difference below which two pixel sizes are the same.
 SAME_PIXEL_SIZE = 0.001
+# A map is not plausible if its landslide share is more than this many times that of the training areas, and higher by
+# this much. In docs/explanation/transfer.md, ruined maps had 3.5 and 5 times the share and 0.19 and 0.27 more, sound
+# ones up to 1.8 times, and the labels of an area up to 3.7 times and 0.12 more.
+IMPLAUSIBLE_FACTOR, IMPLAUSIBLE_EXCESS = 3.0, 0.15
+# Landslide share above which no map is plausible.
+IMPLAUSIBLE_SHARE = 0.5
+# Number of labelled patches with which fine-tuning was measured (docs/explanation/results-real-patches.md).
+ADVISED_PATCHES = 10
 # Largest number of pixels of a band that are compared; the standard error of a share is then at most 0.0014.
 MAX_COUNTED_PIXELS = 1 << 17
 
@@ -135,6 +143,53 @@ class DomainDistance:
 def overall_verdict(distances: Sequence[DomainDistance]) -> DomainVerdict:
     """Return the worst verdict of all bands."""
     return max((distance.verdict for distance in distances), key=list(DomainVerdict).index)
+
+
+def is_implausible(mapped: float, training: float | None) -> bool:
+    """Check if a map has far more landslide than the training areas.
+
+    Args:
+        mapped: share of landslide in the mapped pixels, 0 to 1.
+        training: share of landslide in the training areas; None if it is not known.
+    """
+    if mapped > IMPLAUSIBLE_SHARE:
+        return True
+    return training is not None and mapped > max(IMPLAUSIBLE_FACTOR * training, training + IMPLAUSIBLE_EXCESS)
+
+
+def plausibility_sentence(mapped: float, training: float | None) -> str:
+    """Describe a map with implausibly many landslides.
+
+    Args:
+        mapped: share of landslide in the mapped pixels, 0 to 1.
+        training: share of landslide in the training areas; None if it is not known.
+
+    Returns:
+        A sentence without a full stop; empty if the map is plausible.
+    """
+    if not is_implausible(mapped, training):
+        return ""
+    known = "" if training is None else f"; the training areas had {format_share(training)}"
+    return f"The map calls {format_share(mapped)} of the land a landslide{known}: the map is probably wrong"
+
+
+def advice_sentence(*, adapted: bool) -> str:
+    """Return advice on an implausible map.
+
+    Args:
+        adapted: whether the model was adapted to the area already.
+    """
+    ways = [] if adapted else ["adapt the model to this raster (talud adapt)"]
+    ways += [
+        f"fine-tune it with at least {ADVISED_PATCHES} labelled patches of this area (talud finetune)",
+        "train with images of the region",
+    ]
+    return f"Compare the map with the image before using it, and {', '.join(ways[:-1])} or {ways[-1]}"
+
+
+def format_share(share: float) -> str:
+    """Format a share in percent, with a decimal below 2 %."""
+    return f"{share:.1%}" if share < 0.02 else f"{share:.0%}"
 
 
 def pixel_size_sentence(size: float, contract: Contract) -> str:

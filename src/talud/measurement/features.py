@@ -170,8 +170,7 @@ def align_features(
     Raises:
         ModelError: the network does not scale its bands by a mean and a deviation.
     """
-    stack = graph.graph.input[0].name
-    result = _rescale_bands(graph, reference, (observed.means[stack], observed.variances[stack]), radiometric_bands)
+    result = align_bands(graph, reference, observed, radiometric_bands)
     constants = {constant.name: constant for constant in result.graph.initializer}
     for node in convolutions(result):
         name, kernel, bias = node.output[0], *(_constant(graph, part) for part in node.input[1:3])
@@ -180,6 +179,29 @@ def align_features(
         for part, values in ((node.input[1], kernel * gain[:, None, None, None]), (node.input[2], moved)):
             constants[part].CopyFrom(numpy_helper.from_array(values.astype(np.float32), part))
     return result
+
+
+def align_bands(
+    graph: onnx.ModelProto,
+    reference: FeatureStatistics,
+    observed: FeatureStatistics,
+    radiometric_bands: Sequence[bool],
+) -> onnx.ModelProto:
+    """Align a network's bands in a new area to the training areas.
+
+    Only the mean and the deviation by which the network scales its bands are changed.
+
+    Args:
+        graph: model file.
+        reference: statistics of the training areas.
+        observed: statistics of the new area, or interpolated between both; only those of the bands are used.
+        radiometric_bands: flag of each band that is rescaled.
+
+    Raises:
+        ModelError: the network does not scale its bands by a mean and a deviation.
+    """
+    stack = graph.graph.input[0].name
+    return _rescale_bands(graph, reference, (observed.means[stack], observed.variances[stack]), radiometric_bands)
 
 
 def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:

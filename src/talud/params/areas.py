@@ -153,6 +153,10 @@ class Area(Frozen):
     acquired: Acquired = Acquired()
     event: date | None = Field(None, description="date of the event that triggered the landslides")
     patches: PatchData | None = Field(None, description="patch data set, instead of rasters")
+    adapt: bool = Field(
+        False,
+        description="transfer areas: the pipeline also maps the area with each model adapted to it, without labels",
+    )
 
     @classmethod
     def create(cls, **fields: object) -> Self:
@@ -178,6 +182,12 @@ class Area(Frozen):
             set_keys = [name for name in _RASTER_KEYS if getattr(self, name) != fields[name].get_default()]
             if set_keys:
                 raise ValueError(f"an area with patches cannot have {', '.join(set_keys)}, which apply to rasters")
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_areas_are_adapted(self) -> Self:
+        if self.adapt and self.role != "transfer":
+            raise ValueError(f"adapt: true applies to areas with role: transfer, but the role is {self.role}")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -21,8 +22,6 @@ from talud.products.rasters import Products
 
 # The quicklook has one line for the reasons.
 MAX_REASONS_IN_CAPTION = 3
-# No basin has a larger share of landslide pixels.
-IMPLAUSIBLE_LANDSLIDE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -188,11 +187,18 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
     if weak := model.contract.measured.lack_of_skill:
         lines.append(f"The model is {weak}")
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
-    if mapped and prediction.landslide_share > IMPLAUSIBLE_LANDSLIDE_SHARE:
-        lines.append(f"{prediction.landslide_share:.0%} of the mapped pixels are landslide: the map is not plausible")
+    if implausible := domain.plausibility_sentence(prediction.landslide_share, model.contract.training_share):
+        lines.append(implausible)
     if mapped and not prediction.landslide_share:
         lines.append("Nothing is mapped as landslide: no probability reaches the threshold")
     return lines
+
+
+def advice(model: Model, prediction: Prediction) -> str:
+    """Return advice on an implausible map; empty if it is plausible."""
+    if not domain.is_implausible(prediction.landslide_share, model.contract.training_share):
+        return ""
+    return domain.advice_sentence(adapted=model.contract.derived.adapted is not None)
 
 
 def reduced_lines(prediction: Prediction, contract: Contract) -> list[str]:
@@ -289,6 +295,11 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         "domain": {
             "verdict": domain.overall_verdict(prediction.distances),
             **({"pixel_size": prediction.pixel_size} if prediction.pixel_size else {}),
+            "landslide": {
+                "mapped_share": prediction.landslide_share,
+                "training_share": contract.training_share,
+                "plausible": not domain.is_implausible(prediction.landslide_share, contract.training_share),
+            },
             "measure": "overlap: intersection of the histograms of training pixels and raster; outside: share of the "
             "raster's values beyond the training range",
             "bands": [
@@ -298,6 +309,14 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         },
         "stack": dict(provenance),
     }
+
+
+def read_notices(folder: Path) -> list[str]:
+    """Read the notices of a map; none if its record is missing."""
+    try:
+        return [str(line) for line in json.loads(Products.within(folder).record.read_bytes())["notices"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def _estimate_content(estimate: AreaEstimate) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class SummaryPage:
         areas: training areas of the model.
         origin: origin of the map as names and values.
         notices: warnings to read before the map is used.
+        training_share: share of landslide in the training areas, 0 to 1; None if it is not known.
+        advice: what to do about an implausible map; empty for a plausible one.
     """
 
     title: str
@@ -80,6 +82,8 @@ class SummaryPage:
     areas: Sequence[str]
     origin: dict[str, str]
     notices: Sequence[str]
+    training_share: float | None
+    advice: str
 
     @classmethod
     def of(
@@ -131,6 +135,8 @@ class SummaryPage:
                 "Made by": f"talud {version('talud')}",
             },
             notices=map_record.notices(model, prediction),
+            training_share=contract.training_share,
+            advice=map_record.advice(model, prediction),
         )
 
     @property

@@ -165,6 +165,7 @@ def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrig
             data_version=dataset.version,
             areas=tuple(dataset.blocks),
             area_pixel_sizes=dataset.stack_format.differing_sizes,
+            landslide_share=_landslide_share(dataset),
             commit=origin.commit,
             run_id=origin.run_id,
             hyperparameters=origin.hyperparameters,
@@ -176,6 +177,18 @@ def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrig
             memory=pass_memory(graph),
         ),
     )
+
+
+def _landslide_share(dataset: Dataset) -> float | None:
+    """Return the landslide share of the training blocks' labelled pixels."""
+    landslide = known = 0
+    for site in dataset.sites:
+        with site.open_truth() as read:
+            for window in site.windows("training"):
+                truth = read(window)
+                landslide += np.count_nonzero(truth == LANDSLIDE)
+                known += np.count_nonzero(truth != UNKNOWN)
+    return landslide / known if known else None
 
 
 def _band_contracts(dataset: Dataset) -> tuple[BandContract, ...]:

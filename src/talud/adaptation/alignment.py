@@ -1,8 +1,7 @@
-"""Alignment of a model's feature statistics to a new area.
+"""Alignment of a model to a new area.
 
-The model's self-agreement decides if and how strongly it is adapted: the eight maps of a rotated and mirrored image
-should be alike if the network recognises landslides there. Their similarity is Matthews' correlation coefficient, which
-is 0 for maps without landslides or of landslides only; the share of equal pixels would rank such maps best.
+Two alignments are tried: of the bands alone, which changes only the constants by which the network scales them, and of
+the bands and the features of each layer. `talud.adaptation.decision` chooses between them and the model as it is.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from talud import metrics
+from talud.adaptation import decision
+from talud.adaptation.decision import ALIGNMENTS, Alignment, Signs
 from talud.bands import Group
-from talud.contract import Adaptation, Contract
+from talud.contract import Adaptation, AlignedPart, Contract
 from talud.engine import coverage
 from talud.engine.model_file import parse_model, save_model, weights_digest
 from talud.engine.runtime import Model
@@ -34,8 +35,6 @@ from talud.raster import patch_content
 
 # Groups whose values depend on illumination, atmosphere and sensor; terrain does not.
 RADIOMETRIC_GROUPS = (Group.OPTICAL, Group.SAR)
-STRENGTHS = (1.0, 0.5)  # strengths to try, in this order
-AGREEMENT_NOISE = 0.01  # largest loss of self-agreement that does not count as worse
 MIN_WINDOWS = 4  # smallest number of windows that represent an area
 MAX_DEVIATIONS = 3.0  # largest distance of a window's mean from the median, in robust standard deviations
 # Fields of a contract that were measured with the original features, with the values that reset them.
@@ -49,31 +48,40 @@ class AdaptedModel:
     Attributes:
         graph: ONNX graph, without the contract in its metadata.
         contract: contract of the model, whose `adapted` describes the adaptation.
+        signs: signs of the model as it is and of each alignment that was tried.
     """
 
     graph: onnx.ModelProto
     contract: Contract
+    signs: tuple[Signs, ...]
 
 
-def adapt(model: Model, raster: str | Path, area: str | None = None, strength: float | None = None) -> AdaptedModel:
-    """Adapt a model to an area by aligning its feature statistics.
+def adapt(
+    model: Model,
+    raster: str | Path,
+    area: str | None = None,
+    strength: float | None = None,
+    align: AlignedPart | None = None,
+) -> AdaptedModel:
+    """Adapt a model to an area by aligning its statistics.
 
-    No labels are needed. The mean and variance of each optical and SAR band over windows of the raster, and of each
-    channel after each convolution, are set to those of the training areas, which the file holds (see
-    `measurement.features`). Pixels under cloud, and in radar layover or shadow, are left out if the raster marks them.
-    The strength of the alignment is decided by the self-agreement (see `self_agreement`). The structure, threshold and
-    scores of the original are kept.
+    No labels are needed. The mean and variance of each optical and SAR band over windows of the raster, and in one of
+    the alignments of each channel after each convolution, are set to those of the training areas, which the file holds
+    (see `measurement.features`). Pixels under cloud, and in radar layover or shadow, are left out if the raster marks
+    them. The alignment is chosen by `talud.adaptation.decision`. The structure, threshold and scores of the original
+    are kept.
 
     Args:
         model: float32 model.
         raster: stack of the area with all bands of the model.
         area: name of the area; default: the stack's tag TALUD_AREA, or the name of the raster.
-        strength: share of the difference of the statistics to correct, above 0 and at most 1; default: 1, else 0.5.
+        strength: share of the difference of the statistics to correct, above 0 and at most 1; default: 1.
+        align: what is aligned; default: both alignments are tried.
 
     Raises:
         ModelError: The file is a reduced-precision variant, holds no feature statistics, or was adapted already.
-        MismatchError: The raster does not fit the model or has too few valid windows, or the adaptation would reduce
-            the self-agreement.
+        MismatchError: The raster does not fit the model or has too few valid windows.
+        DeclinedError: The model is better as it is, or neither it nor an alignment gives a plausible map.
         SourceError: The raster cannot be read.
     """
     graph, training_features = _training_features(model)
@@ -81,25 +89,17 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     with small_gdal_cache(), open_stack(raster, model.contract) as stack:
         sample, provenance = _sample_windows(stack, training_features.side, radiometric, raster), stack.info.provenance
     area_features = features.measure_features(graph, sample, training_features, radiometric)
-    before = self_agreement(model, sample)
-    candidates = [
-        _make_candidate(
-            model,
-            features.align_features(
-                graph, training_features, training_features.interpolate(area_features, share), radiometric
-            ),
-            share,
-            sample,
+    candidates = []
+    for part in (align,) if align else ALIGNMENTS:
+        alignment = Alignment(part, strength or 1.0)
+        observed = training_features.interpolate(area_features, alignment.strength)
+        change = features.align_bands if part == "bands" else features.align_features
+        candidates.append(
+            _make_candidate(model, change(graph, training_features, observed, radiometric), alignment, sample)
         )
-        for share in ((strength,) if strength else STRENGTHS)
-    ]
-    chosen = _choose_candidate(candidates, before)
-    if chosen is None:
-        after = max(candidate.agreement for candidate in candidates)
-        raise MismatchError(
-            f"{raster}: the model is not adapted to it: the correlation of its rotated and mirrored maps would fall "
-            f"from {before:.3f} to {after:.3f}; use the original model"
-        )
+    signs = (measure_signs(model, sample), *(candidate.signs for candidate in candidates))
+    chosen = candidates[decision.choose(signs, model.contract.training_share, str(raster))]
+    assert chosen.signs.alignment is not None
     adaptation = Adaptation(
         weights=model.contract.origin.weights,
         model=model.name,
@@ -107,13 +107,16 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         area=area or provenance.get("TALUD_AREA") or Path(provenance["TALUD_RASTER"]).stem,
         raster=provenance["TALUD_RASTER"],
         raster_digest=provenance["TALUD_RASTER_DIGEST"],
-        strength=chosen.strength,
+        aligned=chosen.signs.alignment.part,
+        strength=chosen.signs.alignment.strength,
         squares=len(sample),
         side=sample.shape[-1],
-        agreement_before=before,
-        agreement_after=chosen.agreement,
+        agreement_before=signs[0].agreement,
+        agreement_after=chosen.signs.agreement,
+        share_before=signs[0].share,
+        share_after=chosen.signs.share,
     )
-    return AdaptedModel(chosen.graph, chosen.contract.replace(adapted=adaptation))
+    return AdaptedModel(chosen.graph, chosen.contract.replace(adapted=adaptation), signs)
 
 
 def _training_features(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
@@ -188,52 +191,37 @@ def _drop_outliers(sample: NDArray[np.float32], radiometric: Sequence[bool]) -> 
     return sample[near]
 
 
-def _choose_candidate(candidates: Sequence[_Candidate], before: float) -> _Candidate | None:
-    """Return the first candidate with higher self-agreement.
-
-    If there is none, return the first whose loss is within `AGREEMENT_NOISE`, else None.
-    """
-    return next(
-        (
-            candidate
-            for least in (before, before - AGREEMENT_NOISE)
-            for candidate in candidates
-            if candidate.agreement > least
-        ),
-        None,
-    )
-
-
 @dataclass(frozen=True)
 class _Candidate:
-    """Model aligned with a strength, and its self-agreement."""
+    """Aligned model and its signs."""
 
-    strength: float
     graph: onnx.ModelProto
     contract: Contract
-    agreement: float
+    signs: Signs
 
 
-def _make_candidate(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArray[np.float32]) -> _Candidate:
+def _make_candidate(
+    model: Model, graph: onnx.ModelProto, alignment: Alignment, sample: NDArray[np.float32]
+) -> _Candidate:
     stays = model.contract.without_optional_groups() if model.contract.input.subsets else model.contract
-    contract = stays.replace(**_RESET_FIELDS, weights=weights_digest(graph))
+    contract = stays.replace(**_RESET_FIELDS, weights=weights_digest(graph), landslide_share=stays.training_share)
     with TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "adapted.onnx"
         save_model(graph, contract, path)
-        return _Candidate(strength, graph, contract, self_agreement(Model.load(path), sample))
+        return _Candidate(graph, contract, measure_signs(Model.load(path), sample, alignment))
 
 
-def self_agreement(model: Model, windows: NDArray[np.float32]) -> float:
-    """Return the agreement of a model's rotated and mirrored maps.
+def measure_signs(model: Model, windows: NDArray[np.float32], alignment: Alignment | None = None) -> Signs:
+    """Measure the signs of a model's maps of windows.
 
-    The maps of the windows are compared with the maps of their seven rotated and mirrored copies.
+    The maps of the windows are compared with the maps of their seven rotated and mirrored copies. The agreement is the
+    mean of the seven Matthews correlations over all windows. It is 0 for maps without landslides or of landslides only;
+    the share of equal pixels would rank such maps best.
 
     Args:
         model: model, which is run at its own threshold.
         windows: square windows (windows, bands, side, side) in contract order, NaN where invalid.
-
-    Returns:
-        Mean of the seven Matthews correlations over all windows, -1 to 1; 0 if nothing or everything is landslide.
+        alignment: alignment of the model; default: none.
 
     Raises:
         ModelError: The network fails.
@@ -246,7 +234,8 @@ def self_agreement(model: Model, windows: NDArray[np.float32]) -> float:
             count + metrics.confusion(other, original.astype(np.uint8), mapped)
             for count, other in zip(counts, others, strict=True)
         ]
-    return float(np.mean([count.mcc for count in counts]))
+    landslide = counts[0].tp + counts[0].fn
+    return Signs(alignment, landslide / max(counts[0].pixels, 1), float(np.mean([count.mcc for count in counts])))
 
 
 def _landslide_masks(model: Model, window: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
