@@ -46,6 +46,21 @@ def test_demo_prints_the_paths_of_its_results(demo: Demo) -> None:
         }
 
 
+def test_adapted_maps_are_scored_or_their_absence_explained(demo: Demo) -> None:
+    report = (demo.root / "reports" / "index.html").read_text()
+    for band_set in BAND_SETS:
+        folder = demo.root / "predictions" / band_set / "synthetic_liboriana.adapted"
+        record = json.loads((folder / "adaptation.json").read_text())
+        scores = json.loads((demo.root / "evaluation" / f"{band_set}.scores.json").read_text())
+        metrics = json.loads((demo.root / "evaluation" / f"{band_set}.json").read_text())
+        assert [one["model"] for one in record["tried"]] == ["as it is", "bands aligned", "bands and layers aligned"]
+        assert (folder / "landslides.tif").is_file() == record["adapted"] == ("adapted" in metrics)
+        assert set(scores["adapted"]) == ({"synthetic_liboriana"} if record["adapted"] else set())
+        assert (f"{band_set}, adapted" if record["adapted"] else record["reason"].split(";")[0]) in report
+        other = demo.root / "predictions" / band_set / "synthetic_argelia.adapted"
+        assert [file.name for file in other.iterdir()] == ["adaptation.json"]
+
+
 @pytest.mark.parametrize("band_set", BAND_SETS)
 def test_champion_gives_the_same_map_as_the_pipeline(demo: Demo, band_set: str, tmp_path: Path) -> None:
     uri = f"models:/landslide-unet-{band_set}@champion"
@@ -79,7 +94,7 @@ def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
     scores = {"f1", "precision", "recall"}
     for band_set in BAND_SETS:
         metrics = found["data"][f"evaluation/{band_set}.json"]["data"]
-        assert set(metrics) == {"test", "areas"}
+        assert set(metrics) - {"adapted"} == {"test", "areas"}
         assert set(metrics["test"]) == set(metrics["areas"]["synthetic_liboriana"]) == scores
     plots = demo.run("dvc plots show --open=false --out plots_here 2>&1 || dvc plots show --out plots_here")
     assert (demo.root / "plots_here" / "index.html").is_file(), plots.stdout + plots.stderr

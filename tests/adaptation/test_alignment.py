@@ -144,7 +144,7 @@ def test_adapt_hardly_lowers_f1_of_skewed_areas(model: Model, skewed: str, tmp_p
 
 def test_adapt_declines_area_of_half_landslides(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "slides.tif", scene(6, landslide=0.45)[0])
-    with pytest.raises(DeclinedError, match=r"would not rise from 0\.\d{3}, but be 0\.\d{3}; use the original"):
+    with pytest.raises(DeclinedError, match=r"would fall from 0\.\d{3} to 0\.\d{3}; use the original"):
         adapt(model, raster)
 
 

@@ -25,6 +25,7 @@ from talud.evaluation.figures import area_viewer
 from talud.evaluation.paper import assumptions
 from talud.evaluation.results import BandSetResult, Trials
 from talud.evaluation.scores import evaluate
+from talud.products.adaptation_record import AdaptationRecord
 from talud.project import Project
 
 
@@ -460,3 +461,37 @@ def test_one_finger_scrolls_and_two_fingers_zoom(page: Page):
     page.wait_for_function("Number(document.querySelector('.viewer').dataset.view.split(' ')[2]) > 1.5")
     assert state(page) == pytest.approx((96, 96, 2), rel=0.1)
     assert canvas.evaluate("(c) => getComputedStyle(c).touchAction") == "none"
+
+
+def test_adapted_maps_stand_beside_the_others(project: Project, tmp_path: Path) -> None:
+    """Show the map of one band set as adapted, and the reason of the other one."""
+    import shutil
+
+    import yaml
+
+    root = tmp_path / "project"
+    shutil.copytree(project.root, root)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["areas"]["away"]["adapt"] = True
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    found = Project.find(root)
+    shutil.copytree(found.prediction("3band", "away"), found.adapted_prediction("3band", "away"))
+    record = found.adapted_prediction("3band", "away") / "prediction.json"
+    stated = json.loads(record.read_text())
+    record.write_text(json.dumps(stated | {"notices": ["The map calls 40% of the land a landslide"]}))
+    table = json.loads(found.scores("3band").read_text())
+    table["adapted"] = {"away": table["areas"]["away"] | {"tp": 4321, "f1": 0.777}}
+    found.scores("3band").write_text(json.dumps(table))
+    made = {"area": "away", "weights": "0" * 64}
+    AdaptationRecord(**made, band_set="3band", adapted=True, chosen="bands aligned").write(
+        found.adapted_prediction("3band", "away")
+    )
+    AdaptationRecord(**made, band_set="terrain", adapted=False, reason="none of the maps is plausible").write(
+        found.adapted_prediction("terrain", "away")
+    )
+    text = text_of(report.render_report(report.ReportData.gather(found)))
+    assert re.search(r"3band, adapted 4321 [\d ]+ 0\.\d{3} 0\.\d{3} 0\.\d{3} 0\.\d{3} –", text)
+    assert "3band, away: bands aligned." in text
+    assert "terrain, away: none of the maps is plausible." in text
+    assert "3band, adapted precision" in text
+    assert "The map calls 40% of the land a landslide." in text

@@ -93,6 +93,25 @@ def test_constant_map_has_a_notice(mapped: Map, threshold: float, notice: str) -
     assert "no estimate of the landslide area: the threshold differs from that of the validation, 0.5" in out
 
 
+def test_implausible_map_states_shares_and_advice(mapped: Map) -> None:
+    share = 0.04
+    out, page, record = mapped("--threshold", 0.001, landslide_share=share)
+    notice = "he map calls 100% of the land a landslide; the training areas had 4%: the map is probably wrong"
+    advice = (
+        "ompare the map with the image before using it, and adapt the model to this raster (talud adapt), fine-tune it "
+        "with at least 10 labelled patches of this area (talud finetune) or train with images of the region"
+    )
+    assert f"warning: t{notice}\n  c{advice}\n" in out
+    assert f"T{notice}." in page
+    assert f"C{advice}." in page
+    assert "100.0 % of the mapped pixels, 4.0 % in the training areas" in page
+    assert f"T{notice}" in record["notices"]
+    assert record["domain"]["landslide"] == {"mapped_share": 1.0, "training_share": share, "plausible": False}
+    out, _, record = mapped(landslide_share=0.5)
+    assert "probably wrong" not in out
+    assert record["domain"]["landslide"]["plausible"]
+
+
 def test_model_without_skill_has_a_notice(mapped: Map) -> None:
     nothing = Validation(tp=0, fp=0, fn=100, tn=900, blocks=8, design_effects=(1, 1), correlation=0)
     out, page, _ = mapped(validation=nothing)
