@@ -178,6 +178,10 @@ def test_contract_statistics_are_of_training_patches_only(
     options, seed = project.params.split, project.params.seed
     blocks = split_blocks(project.mask("basin"), options, seed)
     training = [block for block in blocks if block.part == "training"]
+    with rasterio.open(project.mask("basin")) as mask:
+        truth = np.concatenate([mask.read(1, window=block.window).ravel() for block in training])
+    share = (truth == 1).sum() / (truth != 255).sum()
+    assert contract_of(project.model("both")).origin.landslide_share == pytest.approx(share)
     patches = read_patches(project.stack("basin"), project.mask("basin"), ("slope", "red"), training, options, seed)
     for index, band in enumerate(contract_of(project.model("both")).input.bands):
         values = patches.stack[..., index].astype(np.float64)
