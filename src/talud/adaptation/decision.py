@@ -88,9 +88,9 @@ def choose(signs: Sequence[Signs], training_share: float | None, raster: str) ->
         DeclinedError: The model is better as it is, or none of the maps is plausible.
     """
     original, *aligned = signs
-    # A map without landslides has no agreement, and is no improvement.
-    recognised = [one for one in aligned if one.agreement > 0 and is_plausible(one, training_share)]
-    best = max(recognised, key=_agreement, default=None)
+    # A map without landslides is no improvement, although its share is plausible.
+    usable = [one for one in aligned if one.share > 0 and is_plausible(one, training_share)]
+    best = max(usable, key=_agreement, default=None)
     if is_plausible(original, training_share):
         if best is not None and best.agreement >= original.agreement - AGREEMENT_NOISE:
             return aligned.index(best)
@@ -142,6 +142,8 @@ def _comparison(original: Signs, best: Signs, training_share: float | None) -> s
     """State why the model is better as it is."""
     if not is_plausible(best, training_share):
         return f"its maps would be implausible ({describe(best)}; {describe(original)})"
+    if not best.share:
+        return "its maps would show no landslide"
     return (
         f"the correlation of its rotated and mirrored maps would fall from {original.agreement:.3f} to "
         f"{best.agreement:.3f}"

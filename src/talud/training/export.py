@@ -186,8 +186,8 @@ def _landslide_share(dataset: Dataset) -> float | None:
         with site.open_truth() as read:
             for window in site.windows("training"):
                 truth = read(window)
-                landslide += np.count_nonzero(truth == LANDSLIDE)
-                known += np.count_nonzero(truth != UNKNOWN)
+                landslide += int((truth == LANDSLIDE).sum())
+                known += int((truth != UNKNOWN).sum())
     return landslide / known if known else None
 
 
