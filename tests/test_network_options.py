@@ -152,6 +152,19 @@ def test_study_of_the_publication_is_with_the_plain_unet() -> None:
     assert find_search(params, params.search).network == ("unet",)
 
 
+def test_comparison_has_radar_alone_and_networks_for_every_band_set() -> None:
+    params = Params.read(ROOT / "configs/comparison.yaml")
+    assert params.band_set("sar") == ("vv_pre", "vh_pre", "vv_post", "vh_post")
+    assert {name: list(bands) for name, bands in params.band_sets.items() if name != "sar"} == {
+        name: list(bands) for name, bands in Params.read(ROOT / "params.yaml").band_sets.items()
+    }
+    for search in params.searches:
+        for trial in hyperparameter_sets(find_search(params, search), params.seed):
+            for bands in params.band_sets.values():
+                options = params.training.network_options(trial.network, trial.filters, tuple(bands))
+                assert params.split.patch % options.alignment == 0
+
+
 def key_of(network: NetworkName, **networks: object) -> str:
     project = Project(Path("project"), params_with(training={"depth": 4, "networks": networks}))
     return trial_key(project, SEVEN, "data", Hyperparameters(8, 0.002, 8, 3, None, network=network))
