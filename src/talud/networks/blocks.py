@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from talud.networks.fast_layers import DepthwiseConvolution, Normalisation
 from talud.networks.unet import NORMALISATION_EPSILON, NORMALISATION_MOMENTUM, NORMALISATION_SUFFIX
 
 Activation = Literal["relu", "relu6", "sigmoid"]
@@ -111,7 +112,7 @@ class Blocks:
 
         `multiplier` is the number of filters of each channel.
         """
-        layer = layers.DepthwiseConv2D(
+        layer = DepthwiseConvolution(
             side,
             depth_multiplier=multiplier,
             strides=stride,
@@ -200,7 +201,7 @@ class Blocks:
 
     def _finish(self, x: Any, name: str, activation: Activation | None) -> Any:
         if self.normalised:
-            x = layers.BatchNormalization(
+            x = Normalisation(
                 momentum=NORMALISATION_MOMENTUM,
                 epsilon=self.epsilon,
                 dtype=self.dtype,

@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from talud.networks.fast_layers import Normalisation
 from talud.params.networks import PLAIN_UNET
 
 SCALING = "scaling"  # name of the layer that scales the bands
@@ -216,7 +217,7 @@ def _convolutions(
         )
         if not normalised:
             return (layer,)
-        normalisation = layers.BatchNormalization(
+        normalisation = Normalisation(
             momentum=NORMALISATION_MOMENTUM, dtype=dtype, name=f"{name}{NORMALISATION_SUFFIX}"
         )
         return layer, normalisation, layers.ReLU(dtype=dtype, name=f"{name}_relu")
