@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import yaml
 
+from command_line import runner
 from hostile_bytes import cut, flipped
+from small_projects import write_area, write_params
 from talud.errors import ModelError, ParamsError
+from talud.files import md5
 from talud.networks import encoders
 from talud.networks.catalogue import build_network, read_network
 from talud.networks.weight_files import read_layers
@@ -246,3 +251,30 @@ def test_changed_file_of_weights_is_another_trial(tmp_path: Path) -> None:
     assert TrialConfig.of(project, chosen, ("vv_pre", "vh_pre")).network.fields["weights"] == "none"
     with pytest.raises(ParamsError, match="cannot be read"):
         trial_key(project, RGB, "data", chosen)
+
+
+@pytest.mark.slow
+def test_train_reports_an_unfit_file_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = write_params(tmp_path / "3band")
+    write_area(project, "basin", np.indices((128, 128))[0] % 10 == 0)
+    record = {"stack_md5": md5(project.stack("basin")), "mask_md5": md5(project.mask("basin"))}
+    project.stack_record("basin").parent.mkdir(parents=True, exist_ok=True)
+    project.stack_record("basin").write_text(json.dumps(record))
+    params = yaml.safe_load((project.root / "params.yaml").read_text())
+    params["searches"]["demo"]["network"] = ["pretrained_unet"]
+    params["training"]["networks"] = {"pretrained_unet": {"encoder": "resnet50", "weights": "w.h5"}}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(project.root)
+    talud = runner(monkeypatch, capsys)
+    code, _, err = talud("train", "3band")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "w.h5: the weights that params.yaml names cannot be read: No such file" in err
+    (project.root / "w.h5").write_bytes(b"no HDF5")
+    code, _, err = talud("train", "3band")
+    assert code == 1
+    (message,) = (line for line in err.splitlines() if line.startswith("talud: "))  # MLflow writes others
+    assert "w.h5: cannot be read as weights of Keras" in message
+    assert not project.model("3band").exists()
