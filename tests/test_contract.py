@@ -10,6 +10,7 @@ from talud.contract import (
     BandContract,
     Calibration,
     Contract,
+    FineTuning,
     Measurements,
     ModelInput,
     ModelOrigin,
@@ -58,6 +59,33 @@ def read(content: object) -> Contract:
 
 def test_contract_survives_a_file_round_trip() -> None:
     assert Contract.from_metadata(contract().to_metadata(), "a.onnx") == contract()
+
+
+def test_training_share_falls_back_to_validation_counts() -> None:
+    counts = Validation(tp=30, fp=5, fn=10, tn=955, blocks=8, design_effects=(1, 1), correlation=0)
+    tuned = FineTuning(
+        weights="0",
+        model="terrain",
+        version="1",
+        area="there",
+        labels="0",
+        patches=2,
+        cells=((0, 0), (0, 16)),
+        side=16,
+        landslide_pixels=128,
+        seed=1,
+        steps=1,
+        learning_rate=0.1,
+        recipe="study",
+        rehearsed=(),
+        f1_before=None,
+        f1_after=None,
+    )
+    assert contract().training_share is None
+    assert contract().replace(validation=counts).training_share == 0.04
+    assert contract().replace(validation=counts, landslide_share=0.1).training_share == 0.1
+    assert contract().replace(landslide_share=0.1, finetuned=tuned).training_share == 0.25
+    assert contract().replace(landslide_share=0.3, finetuned=tuned).training_share == 0.3
 
 
 def test_file_without_a_contract_is_refused_with_advice() -> None:

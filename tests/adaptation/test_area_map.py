@@ -22,6 +22,7 @@ from talud.errors import MismatchError
 from talud.evaluation.results import ScoreTable
 from talud.evaluation.scores import evaluate
 from talud.files import md5
+from talud.lineage.trace import trace_lineage
 from talud.measurement.features import FeatureStatistics, measure_features
 from talud.products.prediction import predict
 from talud.project import Project
@@ -70,6 +71,7 @@ def test_adapted_area_is_mapped_and_scored(project: Project, monkeypatch: pytest
         Model.load(project.model("project")).contract.origin.weights,
     )
     assert json.loads((folder / "prediction.json").read_text())["model"]["weights"] == model.contract.origin.weights
+    assert model.contract.origin.areas == trace_lineage(str(folder), project.root).trained_on
     scores = evaluate(project, "project")
     with rasterio.open(folder / "landslides.tif") as mapped, rasterio.open(project.mask("valley")) as mask:
         found, truth = mapped.read(1), mask.read(1)

@@ -116,6 +116,10 @@ def test_worst_band_decides_and_unlike_bands_are_listed() -> None:
     ]
     assert report_lines([like, DomainDistance("vv_pre", 0.1, 0.0)])[0] == "domain: far from the training areas"
     assert report_lines([like, empty]) == ["domain: like the training areas"]
+    assert report_lines([like], "", (0.23, 0.0431))[1:] == [
+        "  landslide: 23% of the map, 4% of the training areas, not plausible"
+    ]
+    assert report_lines([like], "", (0.012, 0.0431))[1:] == ["  landslide: 1.2% of the map, 4% of the training areas"]
     assert report_lines([empty, unknown]) == ["domain: the model holds no histograms"]
     assert report_lines([empty]) == ["domain: no valid values"]
 

@@ -215,7 +215,8 @@ def print_summary(result: Prediction, model: Model, out: Path, raster: str | Pat
         print(f"  {reason}: {pixels / result.pixels:.1%}")
     for line in map_record.reduced_lines(result, model.contract):
         print(line)
-    for line in domain.report_lines(result.distances, result.pixel_size):
+    shares = result.landslide_share, model.contract.training_share
+    for line in domain.report_lines(result.distances, result.pixel_size, shares):
         print(line)
     if domain.overall_verdict(result.distances) in domain.UNLIKE_VERDICTS and not model.contract.derived.adapted:
         print(f"  adapting the model to this raster may improve the map: {_adapt_command(model, raster)}")

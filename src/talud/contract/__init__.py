@@ -136,13 +136,16 @@ class Contract(FrozenModel):
     def training_share(self) -> float | None:
         """Share of landslide in the training areas, 0 to 1.
 
-        It is that of the validation blocks in older files; None if these have no counts either.
+        It is that of the validation blocks in older files, or None if these have no counts either. For a fine-tuned
+        model it is that of its labelled patches, if that is higher.
         """
-        if self.origin.landslide_share is not None:
-            return self.origin.landslide_share
-        known = self.measured.validation
-        pixels = known.tp + known.fp + known.fn + known.tn if known else 0
-        return (known.tp + known.fn) / pixels if known and pixels else None
+        share, known, tuned = self.origin.landslide_share, self.measured.validation, self.derived.finetuned
+        if share is None and known is not None:
+            pixels = known.tp + known.fp + known.fn + known.tn
+            share = (known.tp + known.fn) / pixels if pixels else None
+        if share is None or tuned is None:
+            return share
+        return max(share, min(tuned.landslide_pixels / (tuned.patches * tuned.side**2), 1.0))
 
     def without_optional_groups(self) -> Contract:
         """Return the contract with all band groups required."""

@@ -210,7 +210,8 @@ def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract |
 
     The model files of the project are searched first, then the store.
     """
-    for path in sorted((root / "models").glob("*.onnx")) if root else ():
+    files = ("models/*.onnx", "predictions/*/*.adapted/model.onnx")
+    for path in sorted(path for pattern in files for path in root.glob(pattern)) if root else ():
         try:
             contract = model_file.read_contract(path)
         except ModelError:

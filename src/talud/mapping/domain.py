@@ -213,19 +213,29 @@ def pixel_size_sentence(size: float, contract: Contract) -> str:
     return f"pixel size {size:g} m, between those of the training areas ({areas}): no data of this size were trained on"
 
 
-def report_lines(distances: Sequence[DomainDistance], pixel_size: str = "") -> list[str]:
+def report_lines(
+    distances: Sequence[DomainDistance], pixel_size: str = "", shares: tuple[float, float | None] = (0.0, None)
+) -> list[str]:
     """Return the verdict, and a line for each unlike band.
 
     Args:
         distances: distance of each band from the training areas.
         pixel_size: result of `pixel_size_sentence`, which gets a line if it is not empty.
+        shares: share of landslide in the map and in the training areas, which get a line if both are known.
     """
+    mapped, training = shares
     unlike = [distance for distance in distances if distance.verdict in UNLIKE_VERDICTS]
     return [
         f"domain: {overall_verdict(distances)}",
         *([f"  {pixel_size}"] if pixel_size else []),
+        *([] if training is None else [_shares_line(mapped, training)]),
         *(f"  {one.band}: overlap {one.overlap:.0%}, outside the training range {one.outside:.1%}" for one in unlike),
     ]
+
+
+def _shares_line(mapped: float, training: float) -> str:
+    doubt = ", not plausible" if is_implausible(mapped, training) else ""
+    return f"  landslide: {format_share(mapped)} of the map, {format_share(training)} of the training areas{doubt}"
 
 
 def _pixel_sample(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
