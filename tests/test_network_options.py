@@ -62,7 +62,7 @@ def test_options_follow_the_order_of_any_band_set(order: list[str], count: int) 
     assert isinstance(pretrained, PretrainedUnetOptions)
     complete = set(RGB) <= set(bands)
     assert pretrained.weights == ("imagenet" if complete else "none")
-    assert training.networks.lost_weights("pretrained_unet", pretrained) is not complete
+    assert ("need red" in training.networks.lost_weights("pretrained_unet", pretrained, bands)) is not complete
     if complete:
         assert [bands[index] for index in pretrained.rgb] == list(RGB)
     rest = list(bands)
@@ -85,6 +85,34 @@ def test_band_groups_have_the_settings_of_their_group() -> None:
         (dual_encoder(("nir", "blue", "green", "red")), ({**lite0, "bands": 4, "rgb": [3, 2, 1]},)),
     ):
         assert options.groups == tuple(BandGroup.model_validate(group) for group in expected)
+
+
+@pytest.mark.parametrize(
+    ("bands", "depth", "settings", "weights", "reason"),
+    [
+        (SEVEN, 4, {}, "imagenet", ""),
+        (SEVEN, 3, {}, "none", "needs training.depth 4 and red, green and blue in one group"),
+        (("red", "green", "slope", "blue"), 4, {}, "none", "red, green and blue in one group"),
+        (
+            ("slope", "vv_pre"),
+            4,
+            {},
+            "none",
+            "its initial weights need red, green and blue, and the band",
+        ),
+        (SEVEN, 4, {"optical": "plain"}, "none", ""),  # as stated
+        (SEVEN, 4, {"weights": "none"}, "none", ""),
+    ],
+)
+def test_dual_encoder_without_initial_weights_says_why(
+    bands: tuple[str, ...], depth: int, settings: dict[str, object], weights: str, reason: str
+) -> None:
+    options = dual_encoder(bands, depth, **settings)
+    training = TrainingOptions.model_validate({"depth": depth, "networks": {"dual_encoder": settings}})
+    assert options.weights == weights
+    found = training.networks.lost_weights("dual_encoder", options, bands)
+    assert reason in found
+    assert bool(reason) == bool(found)
 
 
 def test_networks_without_settings_have_depth_and_filters() -> None:

@@ -111,7 +111,7 @@ def test_every_network_is_trained_registered_and_maps(network: str, tmp_path: Pa
 def test_bands_without_rgb_start_from_random_weights(tmp_path: Path) -> None:
     project = make_project(tmp_path, "pretrained_unet")
     (chosen,) = hyperparameter_sets(find_search(project.params, "one"), 7)
-    message = "pretrained_unet starts from random weights.*the band set has slope"
+    message = "pretrained_unet starts from random weights: its initial weights need .*, and the band set has slope"
     with pytest.warns(TaludWarning, match=message):
         networks = study._networks(project, [chosen], project.params.band_set("terrain"))
     assert networks["pretrained_unet"].alignment == 16

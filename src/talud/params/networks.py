@@ -225,9 +225,16 @@ class NetworkSettings(Frozen):
     fusion_unet: FusionUnetSettings = FusionUnetSettings()
     dual_encoder: DualEncoderSettings = DualEncoderSettings()
 
-    def lost_weights(self, name: NetworkName, options: NetworkOptions) -> bool:
-        """Check if a network's bands do not allow its initial weights."""
-        return getattr(getattr(self, name, None), "weights", None) != getattr(options, "weights", None)
+    def lost_weights(self, name: NetworkName, options: NetworkOptions, bands: Sequence[str]) -> str:
+        """Return why a network cannot have its initial weights, else an empty text."""
+        stated = getattr(getattr(self, name, None), "weights", "none")
+        chosen = name == "dual_encoder" and self.dual_encoder.optical == "plain"
+        if chosen or getattr(options, "weights", "none") == stated:
+            return ""
+        if not set(RGB) <= set(bands):
+            return f"its initial weights need red, green and blue, and the band set has {', '.join(bands)}"
+        needed = f"training.depth {LITE0_DEPTH} and red, green and blue in one group"
+        return f"its pretrained encoder needs {needed}, with pixels 1"
 
 
 # Name of a network → model of its options.
@@ -268,8 +275,9 @@ def network_options(
     elif name == "fusion_unet":
         stated |= settings.fusion_unet.model_dump()
     elif name == "dual_encoder":
-        stated["groups"] = _band_groups(settings.dual_encoder, depth, bands)
-        stated["weights"] = settings.dual_encoder.weights
+        groups = _band_groups(settings.dual_encoder, depth, bands)
+        weights = settings.dual_encoder.weights if any(group.rgb for group in groups) else "none"
+        stated |= {"groups": groups, "weights": weights}
     try:
         return model.model_validate(stated)
     except ValidationError as error:

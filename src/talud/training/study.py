@@ -155,7 +155,7 @@ def _networks(
 ) -> dict[NetworkName, NetworkOptions]:
     """Return the options of each network of a search.
 
-    A network that starts from random weights for lack of red, green and blue is named in a warning.
+    A network that starts from random weights although its settings state others is named in a warning.
 
     Raises:
         ParamsError: The depth does not suit a network.
@@ -164,13 +164,8 @@ def _networks(
     for one in candidates:
         if one.network not in found:
             found[one.network] = options = training.network_options(one.network, one.filters, bands)
-            if training.networks.lost_weights(one.network, options):
-                warnings.warn(
-                    f"{one.network} starts from random weights, because its ImageNet weights need red, green and blue "
-                    f"and the band set has {', '.join(bands)}",
-                    TaludWarning,
-                    stacklevel=3,
-                )
+            if reason := training.networks.lost_weights(one.network, options, bands):
+                warnings.warn(f"{one.network} starts from random weights: {reason}", TaludWarning, stacklevel=3)
     return found
 
 
