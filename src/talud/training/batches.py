@@ -209,7 +209,7 @@ class Augmenter:
 
 
 def _mirror(indices: NDArray[np.intp], side: int) -> NDArray[np.intp]:
-    """Return the pixels of a patch that stand at indices when it is mirrored at its borders."""
+    """Return the pixels at indices of a patch that is mirrored at its borders."""
     indices = indices % (2 * side)
     return np.minimum(indices, 2 * side - 1 - indices)
 
