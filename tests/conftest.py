@@ -34,6 +34,7 @@ LONGEST_FILES = (
     "training/test_study.py",
     "serving/test_jobs.py",
     "training/test_trial.py",
+    "training/test_networks.py",
     "test_team.py",
     "serving/test_outages.py",
     "mapping/test_workers.py",
