@@ -180,7 +180,7 @@ def test_study_of_the_publication_is_with_the_plain_unet() -> None:
     assert find_search(params, params.search).network == ("unet",)
 
 
-def test_comparison_has_radar_alone_and_networks_for_every_band_set() -> None:
+def test_comparison_has_radar_alone_and_suitable_networks() -> None:
     params = Params.read(ROOT / "configs/comparison.yaml")
     assert params.band_set("sar") == ("vv_pre", "vh_pre", "vv_post", "vh_post")
     assert {name: list(bands) for name, bands in params.band_sets.items() if name != "sar"} == {
