@@ -72,13 +72,14 @@ def adapt_area(project: Project, band_set: str, area: str, progress: Progress | 
     try:
         made = adapt(model, raster, area)
     except DeclinedError as error:
-        update = {"adapted": False, "reason": _reason(error, raster), "tried": _tried(error.signs, training_share)}
-        lines = (*decision.report_lines(error.signs, training_share), str(error))
-        return _without_map(out, record.model_copy(update=update), *lines)
+        reason, signs = _reason(error, raster), error.signs
+        record = record.model_copy(update={"adapted": False, "reason": reason, "tried": _tried(signs, training_share)})
+        lines = decision.report_lines(signs, training_share)
+        return _without_map(out, record, *lines, f"{band_set}, {area}: {reason}")
     except (MismatchError, ModelError) as error:
-        return _without_map(
-            out, record.model_copy(update={"adapted": False, "reason": _reason(error, raster)}), str(error)
-        )
+        reason = _reason(error, raster)
+        record = record.model_copy(update={"adapted": False, "reason": reason})
+        return _without_map(out, record, f"{band_set}, {area}: {reason}")
     adaptation = made.contract.derived.adapted
     assert adaptation is not None
     chosen = adaptation.label

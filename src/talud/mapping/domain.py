@@ -33,8 +33,8 @@ MAX_OUTSIDE_SHARE = 0.05
 # Relative difference below which two pixel sizes are the same.
 SAME_PIXEL_SIZE = 0.001
 # A map is not plausible if its landslide share is more than this many times that of the training areas, and higher by
-# this much. In docs/explanation/transfer.md, ruined maps had 3.5 and 5 times the share and 0.19 and 0.27 more, sound
-# ones up to 1.8 times, and the labels of an area up to 3.7 times and 0.12 more.
+# this much. In docs/explanation/transfer.md, ruined maps had 3.5 and 5 times the share and 0.19 and 0.27 more, others
+# up to 2.8 times and 0.08 more, and the labels of an area up to 3.7 times and 0.12 more.
 IMPLAUSIBLE_FACTOR, IMPLAUSIBLE_EXCESS = 3.0, 0.15
 # Landslide share above which no map is plausible.
 IMPLAUSIBLE_SHARE = 0.5
