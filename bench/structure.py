@@ -36,7 +36,7 @@ COMMAND_LINE = "talud.cli"  # exempt from the limit on parameters: a command has
 FILE_LINES, BODY_LINES, PARAMETERS, DUPLICATE_LINES = 400, 60, 8, 6
 # Upper limit of each figure.
 LIMITS = {
-    "modules": 197,
+    "modules": 199,
     "files over 400 lines": 0,
     "functions with a body over 60 lines": 0,
     "functions outside talud.cli with more than 8 parameters": 0,

@@ -70,7 +70,8 @@ def _measure_onednn(project: Project) -> Figure:
 
 def _measure_throughput(project: Project) -> Iterator[Figure]:
     """Compare steps per second of `TrainingBatches` with Keras on the same arrays."""
-    from talud.training.batches import Augmenter, TrainingBatches
+    from talud.training.augmentation import Augmenter
+    from talud.training.batches import TrainingBatches
     from talud.training.dataset import Dataset
     from talud.training.search import Hyperparameters
     from talud.training.trial import TrialConfig, compile_network

@@ -21,8 +21,8 @@ from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation import paper, report
+from talud.evaluation.assumptions import assumptions
 from talud.evaluation.figures import area_viewer
-from talud.evaluation.paper import assumptions
 from talud.evaluation.results import BandSetResult, Trials
 from talud.evaluation.scores import evaluate
 from talud.products.adaptation_record import AdaptationRecord

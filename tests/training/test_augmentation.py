@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.params import Augmentation
-from talud.training.batches import Augmenter
+from talud.training.augmentation import Augmenter
 
 BANDS = ("red", "green", "slope", "vv_post")
 MEAN, DEVIATION = np.array([100.0, 50.0, 30.0, -8.0]), np.array([20.0, 10.0, 8.0, 3.0])

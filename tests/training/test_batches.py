@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, apply_symmetry, balanced_order
+from talud.training.augmentation import SYMMETRIES, Augmenter, apply_symmetry
+from talud.training.batches import TrainingBatches, balanced_order
 
 
 def numbered_patches(count: int, side: int = 4) -> Patches:
@@ -112,7 +113,7 @@ import keras
 import numpy as np
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.batches import Augmenter
+from talud.training.augmentation import Augmenter
 from talud.training.batches import TrainingBatches
 
 def augmenter():

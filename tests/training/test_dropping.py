@@ -14,7 +14,8 @@ from stack_files import write_stack
 from talud.bands import Group
 from talud.data.patches import Block, Patches, read_patches
 from talud.params import Augmentation, DroppingOptions, SplitOptions
-from talud.training.batches import Augmenter, Dropping, TrainingBatches, add_clouds, drop_groups, simulate_cloud
+from talud.training.augmentation import Augmenter
+from talud.training.batches import Dropping, TrainingBatches, add_clouds, drop_groups, simulate_cloud
 
 BANDS = ("red", "slope", "green", "vv_pre", "vv_post")
 GROUPS = (Group.OPTICAL, Group.TERRAIN, Group.OPTICAL, Group.SAR, Group.SAR)

@@ -12,9 +12,10 @@ from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
 from talud.evaluation.area_facts import AreaFacts
+from talud.evaluation.assumptions import Assumption, assumptions
 from talud.evaluation.baselines import RecipeComparison, read_comparison
 from talud.evaluation.figures import Viewer, adapted_title, area_viewer, reliability_diagram
-from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Assumption, Finding
+from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Finding
 from talud.evaluation.results import BandSetResult, Scores, Trial, Trials
 from talud.files import atomic_replace
 from talud.metrics import Confusion
@@ -79,7 +80,7 @@ class ReportData:
             summary=summary_sentences(results, transfer),
             study_summary=study_sentences(),
             findings=paper.check_findings(results, transfer) if _has_image_model(results) else [],
-            assumptions=paper.assumptions(project.params, results),
+            assumptions=assumptions(project.params, results),
             viewers=[area_viewer(project, area, evaluated) for area in _areas_by_role(project)],
             recipe=project.params.recipe,
             recipes=[found for name in evaluated if (found := read_comparison(project, name))],

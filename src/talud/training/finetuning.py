@@ -35,7 +35,8 @@ from talud.process import defer_sigint
 from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import open_raster
-from talud.training.batches import Augmenter, Dropping
+from talud.training.augmentation import Augmenter
+from talud.training.batches import Dropping
 from talud.training.export import check_parity
 from talud.training.losses import Loss
 

@@ -20,7 +20,8 @@ from talud.params import Recipe, TrainingOptions
 from talud.process import defer_sigint
 from talud.project import Project
 from talud.training import checkpoint
-from talud.training.batches import Augmenter, Dropping, TrainingBatches
+from talud.training.augmentation import Augmenter
+from talud.training.batches import Dropping, TrainingBatches
 from talud.training.checkpoint import Epoch, TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.losses import Loss, PixelScores
