@@ -147,6 +147,8 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("text", "are not real numbers stored in the file itself"),
         ("outside", "are not real numbers stored in the file itself"),
         ("link", "cannot be read as weights of Keras"),
+        ("chunk", "are stored in chunks of more than 64 MiB; write the file again"),
+        ("nesting", "it has groups nested more than 20 deep"),
         ("absent", "no such file"),
         ("no file", "cannot be read as weights of Keras"),
     ],
@@ -176,12 +178,17 @@ def _replace_kernel(path: Path, fault: str) -> None:
         if fault == "not finite":
             group["0"][0, 0, 0, 0] = np.nan
             return
+        if fault == "nesting":
+            group.create_group("/".join(["deeper"] * 400))
+            return
         del group["0"]
         if fault == "text":
             group.create_dataset("0", data=np.zeros(shape, "S3"))
         elif fault == "outside":  # bytes of another file as weights
             (path.parent / "secret").write_bytes(bytes(1024))
             group.create_dataset("0", shape, "f4", external=[(str(path.parent / "secret"), 0, 1024)])
+        elif fault == "chunk":  # a few megabytes that become gigabytes
+            group.create_dataset("0", shape, "f4", maxshape=(None,) * 4, chunks=(3, 3, 3000, 3000), compression="gzip")
         else:
             group["0"] = h5py.ExternalLink(str(path.parent / "other.h5"), "/weights")
 

@@ -6,6 +6,7 @@ to other files, and arrays stored in them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from talud.errors import ModelError
 from talud.text import first_line
 
 Shapes = Sequence[tuple[int, ...]]
+_LARGEST_NESTING = 20  # groups within groups; the names of all groups grow with its square
+_LARGEST_CHUNK = 2**26  # bytes that HDF5 decompresses at once; Keras writes arrays whole
 
 
 def read_layers(path: Path, allowed: Mapping[str, Sequence[Shapes]]) -> dict[str, list[NDArray[np.float32]]]:
@@ -50,8 +53,13 @@ def _layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
     """Return the stored weights of layers, of models within the model too."""
     groups: dict[str, h5py.Group] = {}
     datasets: dict[str, h5py.Dataset] = {}
-    # It follows no links to other files.
-    file.visititems(lambda name, item: (datasets if isinstance(item, h5py.Dataset) else groups).update({name: item}))
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if name.count("/") > _LARGEST_NESTING:
+            raise ValueError(f"it has groups nested more than {_LARGEST_NESTING} deep")
+        (datasets if isinstance(item, h5py.Dataset) else groups)[name] = item
+
+    file.visititems(add)  # follows no links to other files
     found = {}
     for place, group in groups.items():
         _, _, last = place.rpartition("/")
@@ -78,9 +86,20 @@ def _read(
     shapes = [weights.shape for weights in stored]
     if not any(shapes == list(one) for one in allowed):
         expected = " or ".join(_shown(one) for one in allowed)
-        raise ModelError(f"{path}: the layer '{name}' has weights of the shapes {_shown(shapes)}, expected {expected}")
+        raise ModelError(
+            f"{path}: the layer '{name}' has weights of the shapes {_shown(shapes)}, expected {expected}; give a "
+            "file of the encoder that is chosen, for three bands or those of the band set"
+        )
     if any(weights.external or weights.is_virtual or weights.dtype.kind != "f" for weights in stored):
-        raise ModelError(f"{path}: the weights of the layer '{name}' are not real numbers stored in the file itself")
+        raise ModelError(
+            f"{path}: the weights of the layer '{name}' are not real numbers stored in the file itself; write the file "
+            "again with save_weights"
+        )
+    if any(math.prod(weights.chunks or ()) * weights.dtype.itemsize > _LARGEST_CHUNK for weights in stored):
+        raise ModelError(
+            f"{path}: the weights of the layer '{name}' are stored in chunks of more than {_LARGEST_CHUNK >> 20} MiB; "
+            "write the file again with save_weights"
+        )
     values: list[NDArray[Any]] = [weights[()].astype(np.float32) for weights in stored]
     if not all(np.isfinite(each).all() for each in values):
         raise ModelError(f"{path}: the layer '{name}' has weights that are not finite; give a file of trained weights")
