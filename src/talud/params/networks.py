@@ -217,6 +217,14 @@ class DualEncoderSettings(Frozen):
             raise ValueError(f"'{Group.OCCLUSION}' is not an input of networks; give optical, terrain or sar")
         return pixels
 
+    @model_validator(mode="after")
+    def _file_is_read(self) -> Self:
+        if self.optical == "plain" and self.weights not in {"imagenet", "none"}:
+            raise ValueError(
+                f"weights is '{self.weights}', but no encoder reads it with optical: plain; remove one of them"
+            )
+        return self
+
 
 class NetworkSettings(Frozen):
     """Settings of single networks, apart from `filters` and `depth`."""
