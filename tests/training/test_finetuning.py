@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,10 @@ def test_finetuning_refuses_few_patches_and_known_areas(project: Project) -> Non
     with pytest.raises(StudyError, match="was trained on it; choose a new area"):
         finetune(project, model, "basin", FineTuningOptions(1, seed=1))
     text = (project.root / "params.yaml").read_text()
+    split = project.params.split.model_copy(update={"patch": model.contract.input.alignment - 1})
+    small = replace(project, params=project.params.model_copy(update={"split": split}))
+    with pytest.raises(StudyError, match=r"a side of \d+ pixels, but the network of the model needs at least"):
+        finetune(small, model, "valley", FineTuningOptions(1, seed=1))
     (project.root / "params.yaml").write_text(text.replace("role: transfer", "role: gate"))
     with pytest.raises(StudyError, match="its role is gate"):
         finetune(Project.find(project.root), model, "valley", FineTuningOptions(1, seed=1))

@@ -205,6 +205,11 @@ def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Ce
                 f"{area}: its stack lacks {', '.join(stack.info.missing_groups)}, which the model needs; add the source"
             )
         side = stack.info.patch or project.params.split.patch
+        if side < contract.input.alignment:
+            raise StudyError(
+                f"{area}: its patches have a side of {side} pixels, but the network of the model needs at least "
+                f"{contract.input.alignment}; make split.patch larger, or the patches of a data set"
+            )
         cells = []
         for window in stack.grid.windows(side):
             truth = mask.read(1, window=window)
