@@ -86,7 +86,7 @@ def read_checkpoint(content: bytes) -> Arrays:
 def encoder_weights(checkpoint: Arrays) -> Arrays:
     """Return the encoder's weights, in Keras's axis order.
 
-    The names are "LAYER/WEIGHT", with the layers of `talud.networks.pretrained_unet`.
+    The names are "LAYER/WEIGHT", with the layers of `talud.networks.encoders`.
     """
     parts = {"stem": ("_conv_stem", "_bn0")}
     for number in range(BLOCKS):

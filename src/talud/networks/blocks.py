@@ -1,6 +1,7 @@
 """Convolutions and larger blocks of which networks are built.
 
-All are plain Keras layers with a name of their own. A network has the same names with and without batch normalisation.
+All are layers of Keras, or faster equivalents, with a name of their own. A network has the same names with and without
+batch normalisation.
 """
 
 from __future__ import annotations
