@@ -128,6 +128,27 @@ def test_weights_of_three_bands_start_a_network_of_more(tmp_path: Path) -> None:
     assert not kernel[:, :, [1, 3]].any()
 
 
+@pytest.mark.usefixtures("narrow")
+def test_resnet_kernel_of_all_bands_is_read_unchanged(tmp_path: Path) -> None:
+    first = build("none", tmp_path, bands=5, encoder="resnet50")
+    kernels = {layer.name: layer for layer in first.layers if layer.name.startswith(("stem", "block_"))}
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        for name, layer in kernels.items():
+            if isinstance(layer, keras.layers.Conv2D):
+                filters = layer.kernel.shape[-1]
+                normal = [np.ones(filters), np.zeros(filters), np.zeros(filters), np.ones(filters)]
+                convolution, normalisation = encoders.published_names("resnet50", name)
+                for group, arrays in ((convolution, [layer.kernel, np.zeros(filters)]), (normalisation, normal)):
+                    file.create_group(group).attrs["weight_names"] = [
+                        f"{index}".encode() for index in range(len(arrays))
+                    ]
+                    for index, values in enumerate(arrays):
+                        file[group][f"{index}"] = np.asarray(values)
+    before = np.asarray(kernels["stem"].kernel)
+    after = build("mine.h5", tmp_path, bands=5, encoder="resnet50").get_layer("stem").get_weights()[0]
+    np.testing.assert_array_equal(after, before)
+
+
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the weights of two layers."""

@@ -48,7 +48,7 @@ def load_encoder(
     """Load initial weights into an encoder of a network, in place.
 
     Photographs have three bands. The weights of further bands start at 0, so that at first they have no effect. A file
-    may have weights for all bands of the encoder instead, in their order.
+    may have weights for all bands of the encoder instead, in their order and with a deviation of 1.
 
     Args:
         model: network with an encoder of `talud.networks.encoders`, with or without normalisation.
@@ -128,9 +128,10 @@ def _from_file(
 def _first_kernel(
     kernel: NDArray[np.float32], encoder: PretrainedEncoder, rgb: Sequence[int], bands: int
 ) -> NDArray[np.float32]:
-    """Return the first kernel, (height, width, bands, filters), for all bands."""
-    if encoder == "resnet50":
-        kernel = kernel * np.float32(_RESNET_DEVIATION)
+    """Return the first kernel, (height, width, bands, filters), for all bands.
+
+    A kernel of three bands is taken for one of photographs.
+    """
     if kernel.shape[2] != 3:
         return kernel
     if len(set(rgb)) != len(rgb) or not all(0 <= index < bands for index in rgb):
@@ -139,7 +140,9 @@ def _first_kernel(
             "indices, counted from 0, or weights to none"
         )
     result = np.zeros((*kernel.shape[:2], bands, kernel.shape[3]), np.float32)
-    result[:, :, list(rgb)] = kernel[:, :, ::-1] if encoder == "resnet50" else kernel
+    if encoder == "resnet50":
+        kernel = kernel[:, :, ::-1] * np.float32(_RESNET_DEVIATION)
+    result[:, :, list(rgb)] = kernel
     return result
 
 
