@@ -104,7 +104,7 @@ class ModelInput(FrozenModel):
         "(`stack.pixel_sizes: native`); a raster may have any from the first to the last; empty: pixel_size only",
     )
     halo: int = Field(ge=0, description="context that a tile needs on each side, in pixels")
-    alignment: int = Field(ge=1, description="tile origins are multiples of this number of pixels, 2^depth")
+    alignment: int = Field(ge=1, description="tile origins are multiples of this number of pixels; 2^depth for a U-Net")
     stack: dict[str, str] = Field(description="processing of the stack: slope, curvature, SAR unit, speckle filter")
 
     @property
