@@ -11,7 +11,7 @@ import pytest
 from onnx_writer import to_onnx
 from talud.contract import NetworkArchitecture
 from talud.errors import ModelError
-from talud.networks import export, unet
+from talud.networks import export, rebuilding, unet
 from talud.networks.catalogue import build_network, read_network
 from talud.networks.rebuilding import from_onnx
 
@@ -57,4 +57,11 @@ def test_foreign_graph_is_not_rebuilt(tiny_model: Path) -> None:
 def test_graph_of_another_network_is_not_rebuilt(tiny_model: Path) -> None:
     architecture = NetworkArchitecture(name="unet", options={"filters": 5, "depth": 1})
     with pytest.raises(ModelError, match=r"tiny\.onnx: is not a float32 network of talud train"):
+        from_onnx(onnx.load(tiny_model), architecture, "tiny.onnx")
+
+
+def test_stated_network_larger_than_the_file_is_not_built(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuilding, "build_network", lambda *_, **__: pytest.fail("takes terabytes"))
+    architecture = NetworkArchitecture(name="resunet", options={"filters": 1024, "depth": 8})
+    with pytest.raises(ModelError, match="too few weights for the 262144 filters of the network resunet"):
         from_onnx(onnx.load(tiny_model), architecture, "tiny.onnx")

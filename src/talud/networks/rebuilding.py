@@ -46,6 +46,10 @@ def from_onnx(
     try:
         stated = architecture or _plain_unet(constants)
         network = read_network(stated.name, stated.options, origin).with_random_weights
+        widest = network.options.widest
+        # Otherwise a small file could state a network that does not fit into memory.
+        if widest**2 > sum(values.size for values in constants.values()):
+            raise ModelError(f"{refused}: it has too few weights for the {widest} filters of the network {stated.name}")
         scaling = constants["mean"].ravel(), constants["deviation"].ravel()
         model = build_network(network, *scaling, seed=0, mixed_precision=mixed_precision)
         for layer in model.layers:

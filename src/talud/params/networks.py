@@ -59,6 +59,11 @@ class NetworkOptions(Frozen):
         """Number of pixels of which the sides of an input are a multiple."""
         raise NotImplementedError
 
+    @property
+    def widest(self) -> int:
+        """Number of filters whose square does not exceed the number of weights."""
+        return self.filters
+
     def pinned(self, root: Path) -> Self:
         """Return the options with the checksum of their file of weights.
 
@@ -94,6 +99,11 @@ class LevelOptions(NetworkOptions):
     def widths(self) -> list[int]:
         """Filters of each level, finest first."""
         return [self.filters * 2**level for level in range(self.depth + 1)]
+
+    @property
+    def widest(self) -> int:
+        """Number of filters whose square does not exceed the number of weights."""
+        return self.widths[-1]
 
 
 class UnetOptions(LevelOptions):
