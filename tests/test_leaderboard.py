@@ -200,6 +200,7 @@ def networks_page() -> str:
 
 def test_page_has_networks_only_if_not_all_are_unets() -> None:
     assert "Network" not in trials_page("study", [row(0), row(1)], [])
+    assert "Network" not in trials_page("study", [], [])
     rows = re.findall(r'<td>(\d)</td><td class="text">(\w+)</td><td>16</td><td>([\d.]+)</td>', networks_page())
     order = [(network, rate) for network in reversed(NETWORKS) for rate in ("0.0001", "0.001")]
     assert [(int(place), (network, rate)) for place, network, rate in rows] == list(enumerate(order, start=1))

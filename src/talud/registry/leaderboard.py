@@ -236,7 +236,7 @@ def trials_page(study: str, finished: Sequence[FinishedTrial], failed: Sequence[
     values = [[trial.values[axis.key] for axis in axes] for trial in finished]
     shown = [[axis.number_format.format(trial.values[axis.key]) for axis in axes] for trial in finished]
     networks = list(dict.fromkeys(trial.network for trial in finished))[::-1]  # that of the best trial on top
-    if networks != [PLAIN_UNET]:
+    if set(networks) - {PLAIN_UNET}:
         drawn.insert(0, {"label": "Network", "chosen": True, "names": networks})
         for trial, numbers, texts in zip(finished, values, shown, strict=True):
             numbers.insert(0, networks.index(trial.network))
