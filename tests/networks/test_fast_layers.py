@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from talud.networks.fast_layers import DepthwiseConvolution, Normalisation
+from talud.networks.fast_layers import DepthwiseConvolution, Normalisation, StridedPointwiseConvolution
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
@@ -86,3 +86,24 @@ def test_depthwise_gradients_are_those_of_tensorflow(side: int, stride: int, dty
         for one, other in zip(step(fast, inputs, upstream), step(plain, inputs, upstream), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
             assert np.abs(other).max() >= 2
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_strided_pointwise_convolution_trains_like_a_product(side: int) -> None:
+    generator = np.random.default_rng(4)
+    layer = StridedPointwiseConvolution(3, 1, strides=2, padding="same")
+    layer.build((None, None, None, 2))
+    # The gradient of Keras's own layer fails when the size of the batch changes.
+    for batch in (4, 1, 3):
+        inputs = generator.normal(size=(batch, side, side, 2)).astype(np.float32)
+        chosen = inputs[:, ::2, ::2]
+        upstream = generator.normal(size=(*chosen.shape[:3], 3)).astype(np.float32)
+        with tf.GradientTape() as tape:
+            output = layer(tf.constant(inputs), training=True)
+            loss = tf.reduce_sum(output * upstream)
+        of_kernel, of_bias = tape.gradient(loss, [weight.value for weight in layer.trainable_variables])
+        kernel, bias = (np.asarray(weight) for weight in layer.trainable_variables)
+        np.testing.assert_allclose(output, chosen @ kernel[0, 0] + bias, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(of_kernel[0, 0], np.einsum("nhwc,nhwf->cf", chosen, upstream), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(of_bias, upstream.sum(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(layer(inputs), output, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from talud.networks.fast_layers import DepthwiseConvolution, Normalisation
+from talud.networks.fast_layers import DepthwiseConvolution, Normalisation, StridedPointwiseConvolution
 from talud.networks.unet import NORMALISATION_EPSILON, NORMALISATION_MOMENTUM, NORMALISATION_SUFFIX
 
 Activation = Literal["relu", "relu6", "sigmoid"]
@@ -87,7 +87,8 @@ class Blocks:
         """
         if pad is not None:
             x = layers.ZeroPadding2D(pad, dtype=self.dtype, name=f"{name}_pad")(x)
-        layer = layers.Conv2D(
+        kind = StridedPointwiseConvolution if side == 1 and stride > 1 else layers.Conv2D
+        layer = kind(
             filters,
             side,
             strides=stride,

@@ -1,7 +1,8 @@
-"""Layers of Keras with a faster training step on processors.
+"""Layers of Keras with a faster or safer training step on processors.
 
-With TensorFlow, they use its fused or float32 operators where these are faster. Weights, names and inference are those
-of Keras's layers, and so are the values of a training step but for rounding. With other backends they are Keras's.
+With TensorFlow, they use its fused or float32 operators where these are faster, and avoid one that fails. Weights,
+names and inference are those of Keras's layers, and so are the values of a training step but for rounding. With other
+backends they are Keras's.
 """
 
 from __future__ import annotations
@@ -42,6 +43,24 @@ class Normalisation(layers.BatchNormalization):  # type: ignore[misc]
         for statistic, value in ((self.moving_mean, result.batch_mean), (self.moving_variance, variance)):
             statistic.assign(statistic * self.momentum + value * (1 - self.momentum))
         return result.y
+
+
+@keras.saving.register_keras_serializable("talud")
+class StridedPointwiseConvolution(layers.Conv2D):  # type: ignore[misc]
+    """Convolution of single pixels with a stride.
+
+    The gradient of its kernel by TensorFlow 2.21 with oneDNN writes outside its memory if the size of the batch changes
+    and the channels are not multiples of 16, as in the last batch of an epoch. In training, the pixels are therefore
+    chosen first, and the convolution has no stride.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Convolve a tensor (batch, height, width, channels)."""
+        if not training or keras.backend.backend() != "tensorflow":
+            return super().call(inputs)
+        rows, columns = self.strides
+        result = keras.ops.conv(inputs[:, ::rows, ::columns], self.kernel)
+        return result + self.bias if self.use_bias else result
 
 
 @keras.saving.register_keras_serializable("talud")
