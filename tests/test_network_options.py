@@ -70,12 +70,12 @@ def test_options_follow_the_order_of_any_band_set(order: list[str], count: int) 
     for group in groups:
         run, rest = rest[: group.bands], rest[group.bands :]
         assert len({band_named(name).group for name in run}) == 1
-        assert (group.encoder == "lite0") == (set(RGB) <= set(run))
+        assert (group.encoder == "efficientnet_lite0") == (set(RGB) <= set(run))
     assert rest == []
 
 
 def test_band_groups_have_the_settings_of_their_group() -> None:
-    lite0, plain = {"bands": 3, "encoder": "lite0", "rgb": [0, 1, 2]}, {"bands": 2}
+    lite0, plain = {"bands": 3, "encoder": "efficientnet_lite0", "rgb": [0, 1, 2]}, {"bands": 2}
     for options, expected in (
         (dual_encoder(SEVEN, pixels={"sar": 2}), (lite0, plain, {**plain, "pixels": 2})),
         (dual_encoder(SEVEN, optical="plain"), ({"bands": 3}, plain, plain)),
@@ -130,7 +130,11 @@ def test_networks_without_settings_have_depth_and_filters() -> None:
     ("depth", "settings", "message"),
     [
         (2, {}, "the network dual_encoder cannot be built: depth: Input should be greater than or equal to 3"),
-        (3, {"optical": "lite0"}, "group 0 has the encoder lite0, which needs depth 4 and pixels 1"),
+        (
+            3,
+            {"optical": "efficientnet_lite0"},
+            "group 0 has the encoder efficientnet_lite0, which needs depth 4 and pixels 1",
+        ),
     ],
 )
 def test_depth_unsuited_to_a_network_is_refused(depth: int, settings: dict[str, object], message: str) -> None:

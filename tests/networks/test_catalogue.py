@@ -75,8 +75,8 @@ def test_unknown_network_or_option_is_refused(name: str, options: dict[str, Any]
         ({"groups": [{"bands": 3}]}, "the groups have 3 bands, but the stack has 4"),
         ({"groups": [{"bands": 4, "pixels": 2}]}, "no group has the pixels of the stack; set pixels to 1"),
         (
-            {"groups": [{"bands": 4, "encoder": "lite0"}], "depth": 3},
-            "group 0 has the encoder lite0, which needs depth 4",
+            {"groups": [{"bands": 4, "encoder": "efficientnet_lite0"}], "depth": 3},
+            "group 0 has the encoder efficientnet_lite0, which needs depth 4",
         ),
     ],
 )
@@ -87,7 +87,7 @@ def test_groups_that_do_not_fit_the_stack_are_refused(options: dict[str, Any], m
 
 
 def test_dual_encoder_joins_lite0_with_a_plain_encoder() -> None:
-    groups = [{"bands": 3, "encoder": "lite0"}, {"bands": 1, "pixels": 4}]
+    groups = [{"bands": 3, "encoder": "efficientnet_lite0"}, {"bands": 1, "pixels": 4}]
     spec = read_network("dual_encoder", {"groups": groups, "filters": 2}, "test")
     model = build_network(spec, MEAN, DEVIATION, 1)
     stack = random_stack()
@@ -105,7 +105,7 @@ def test_optical_group_of_dual_encoder_starts_from_imagenet() -> None:
         build_network(
             read_network(
                 "dual_encoder",
-                {"groups": [{"bands": 3, "encoder": "lite0", **rgb}, {"bands": 1}], "filters": 2},
+                {"groups": [{"bands": 3, "encoder": "efficientnet_lite0", **rgb}, {"bands": 1}], "filters": 2},
                 "test",
             ),
             MEAN,

@@ -49,29 +49,36 @@ class NetworkSpec:
     @property
     def with_random_weights(self) -> NetworkSpec:
         """Equal network that starts from random weights."""
-        return replace(
-            self, options=self.options.model_copy(update={"weights": "none"} if self.name in _LOADERS else {})
-        )
+        changes = {"weights": "none"} if hasattr(self.options, "weights") else {}
+        return replace(self, options=self.options.model_copy(update=changes))
 
 
-# Name of a network → builder of the layers between scaling and probability. The plain U-Net builds all layers itself.
-_FEATURES: Mapping[NetworkName, FeatureBuilder] = {
-    "pretrained_unet": pretrained_unet.build_features,
-    "resunet": cited_unets.build_resunet,
-    "attention_unet": cited_unets.build_attention_unet,
-    "multiscale_unet": cited_unets.build_multiscale_unet,
-    "fusion_unet": cited_unets.build_fusion_unet,
-    "dual_encoder": dual_encoder.build_features,
-}
-# Name of a network → function that loads pretrained weights into a new one.
-_LOADERS: Mapping[NetworkName, WeightLoader] = {
-    "pretrained_unet": pretrained_unet.load_weights,
-    "dual_encoder": dual_encoder.load_weights,
-}
-# Name of a network → function from its options to the starts of the names of its layers with pretrained weights.
-_PRETRAINED: Mapping[NetworkName, Callable[[Any], tuple[str, ...]]] = {
-    "pretrained_unet": pretrained_unet.pretrained_prefixes,
-    "dual_encoder": dual_encoder.pretrained_prefixes,
+@dataclass(frozen=True)
+class _Network:
+    """Entry of the catalogue.
+
+    Attributes:
+        features: builder of the layers between scaling and probability.
+        load_weights: function that loads initial weights; None for a network that has only random ones.
+        pretrained_prefixes: function from the options to the starts of the names of the layers with loaded weights;
+            None if there are none.
+    """
+
+    features: FeatureBuilder
+    load_weights: WeightLoader | None = None
+    pretrained_prefixes: Callable[[Any], tuple[str, ...]] | None = None
+
+
+# The plain U-Net is not listed: it builds all of its layers itself.
+_NETWORKS: Mapping[NetworkName, _Network] = {
+    "pretrained_unet": _Network(
+        pretrained_unet.build_features, pretrained_unet.load_weights, pretrained_unet.pretrained_prefixes
+    ),
+    "resunet": _Network(cited_unets.build_resunet),
+    "attention_unet": _Network(cited_unets.build_attention_unet),
+    "multiscale_unet": _Network(cited_unets.build_multiscale_unet),
+    "fusion_unet": _Network(cited_unets.build_fusion_unet),
+    "dual_encoder": _Network(dual_encoder.build_features, dual_encoder.load_weights, dual_encoder.pretrained_prefixes),
 }
 NAMES: tuple[NetworkName, ...] = tuple(NETWORK_OPTIONS)
 
@@ -130,8 +137,8 @@ def build_network(
     Raises:
         ModelError: A layer is not local, the options do not fit the bands, or a file of weights cannot be used.
     """
-    features = _FEATURES.get(spec.name)
-    if features is None:
+    network = _NETWORKS.get(spec.name)
+    if network is None:
         options = spec.options.model_dump()
         model = unet.build(
             **options,
@@ -146,11 +153,11 @@ def build_network(
         blocks = Blocks(seed, f"mixed_{mixed_precision}" if mixed_precision else "float32", batch_normalisation)
         stack = layers.Input((None, None, len(mean)), dtype="float32", name="stack")
         scaling = Scaling(dtype="float32", name="scaling")
-        probability = blocks.probability(features(scaling(stack), spec.options, blocks))
+        probability = blocks.probability(network.features(scaling(stack), spec.options, blocks))
         scaling.set_weights([mean, deviation])
         model = keras.Model(stack, probability, name=spec.name)
-        if load_weights := _LOADERS.get(spec.name):
-            load_weights(model, spec.options, root or Path())
+        if network.load_weights:
+            network.load_weights(model, spec.options, root or Path())
         model = Rematerialised(model) if rematerialise else model
     check_local(model)
     return model
@@ -163,7 +170,9 @@ def pretrained_weights(spec: NetworkSpec, model: keras.Model) -> list[keras.Vari
         spec: network and options.
         model: network of `build_network` with them.
     """
-    find_prefixes = _PRETRAINED.get(spec.name)
-    prefixes = find_prefixes(spec.options) if find_prefixes else ()
+    network = _NETWORKS.get(spec.name)
+    if network is None or network.pretrained_prefixes is None:
+        return []
+    prefixes = network.pretrained_prefixes(spec.options)
     chosen = [layer for layer in model.layers if layer.name.startswith(prefixes)]
     return [weight for layer in chosen for weight in layer.trainable_weights]

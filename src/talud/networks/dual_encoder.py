@@ -70,7 +70,7 @@ def pretrained_prefixes(options: DualEncoderOptions) -> tuple[str, ...]:
 def _pretrained_groups(options: DualEncoderOptions) -> Iterator[tuple[str, tuple[int, int, int]]]:
     """Yield prefix and `rgb` of each group with pretrained weights."""
     for number, group in enumerate(options.groups):
-        if options.weights != "none" and group.encoder == "lite0" and group.rgb:
+        if options.weights != "none" and group.encoder == "efficientnet_lite0" and group.rgb:
             yield f"group_{number}_", group.rgb
 
 
@@ -78,7 +78,7 @@ def _encode(bands: Any, group: BandGroup, number: int, options: DualEncoderOptio
     """Return the tensor of each scale of a group's encoder, finest first."""
     if group.pixels > 1:
         bands = blocks.pool(bands, f"group_{number}_pool", side=group.pixels, average=True)
-    if group.encoder == "lite0":
+    if group.encoder == "efficientnet_lite0":
         return encode(bands, "efficientnet_lite0", blocks, prefix=f"group_{number}_")
     coarser = int(log2(group.pixels))
     return blocks.encoder(bands, options.filters * group.pixels, options.depth - coarser, f"group_{number}_encoder")

@@ -46,10 +46,12 @@ def from_onnx(
     try:
         stated = architecture or _plain_unet(constants)
         network = read_network(stated.name, stated.options, origin).with_random_weights
-        widest = network.options.widest
+        stored, least = sum(values.size for values in constants.values()), network.options.least_weights
         # Otherwise a small file could state a network that does not fit into memory.
-        if widest**2 > sum(values.size for values in constants.values()):
-            raise ModelError(f"{refused}: it has too few weights for the {widest} filters of the network {stated.name}")
+        if stored < least:
+            raise ModelError(
+                f"{refused}: it has {stored} weights, but its network, {stated.name}, has more than {least}"
+            )
         scaling = constants["mean"].ravel(), constants["deviation"].ravel()
         model = build_network(network, *scaling, seed=0, mixed_precision=mixed_precision)
         for layer in model.layers:

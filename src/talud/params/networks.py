@@ -27,7 +27,7 @@ PLAIN_UNET: NetworkName = "unet"  # the study's
 PretrainedEncoder = Literal["efficientnet_lite0", "mobilenet_v2", "resnet50"]
 Index = Annotated[int, Field(ge=0)]
 PixelSize = Literal[1, 2, 4]
-Encoder = Literal["plain", "lite0"]
+GroupEncoder = Literal["plain", "efficientnet_lite0"]
 RGB = ("red", "green", "blue")  # bands that the ImageNet weights read
 LITE0_DEPTH = 4  # number of times that the stages to 1/16 of EfficientNet-Lite0 halve the scale
 
@@ -41,7 +41,7 @@ def _checked_weights(weights: str) -> str:
         raise ValueError(f"'{weights}' is neither imagenet, none nor the path of a file of Keras (.h5)")
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(
-            f"'{weights}' is not in the project; put the file there, and give its path from params.yaml on"
+            f"'{weights}' is not in the project; put the file there, and give its path relative to params.yaml"
         )
     return weights
 
@@ -60,9 +60,9 @@ class NetworkOptions(Frozen):
         raise NotImplementedError
 
     @property
-    def widest(self) -> int:
-        """Number of filters whose square does not exceed the number of weights."""
-        return self.filters
+    def least_weights(self) -> int:
+        """Lower bound of the number of weights."""
+        return self.filters**2
 
     def pinned(self, root: Path) -> Self:
         """Return the options with the checksum of their file of weights.
@@ -101,9 +101,9 @@ class LevelOptions(NetworkOptions):
         return [self.filters * 2**level for level in range(self.depth + 1)]
 
     @property
-    def widest(self) -> int:
-        """Number of filters whose square does not exceed the number of weights."""
-        return self.widths[-1]
+    def least_weights(self) -> int:
+        """Lower bound of the number of weights."""
+        return self.widths[-1] ** 2
 
 
 class UnetOptions(LevelOptions):
@@ -174,12 +174,13 @@ class BandGroup(Frozen):
     """Consecutive bands with an encoder of their own."""
 
     bands: int = Field(ge=1, description="number of bands")
-    encoder: Encoder = Field("plain", description="plain: that of a U-Net; lite0: EfficientNet-Lite0 to 1/16")
+    encoder: GroupEncoder = Field("plain", description="plain: that of a U-Net; efficientnet_lite0: its stages to 1/16")
     pixels: PixelSize = Field(
         1, description="pixel size of the bands in pixels of the stack; they enter the encoder averaged to it"
     )
     rgb: tuple[Index, Index, Index] | None = Field(
-        None, description="lite0: indices of red, green and blue within the group; null: it starts from random weights"
+        None,
+        description="efficientnet_lite0: indices of red, green and blue within the group; null: random initial weights",
     )
 
 
@@ -189,7 +190,7 @@ class DualEncoderOptions(LevelOptions):
     groups: Annotated[tuple[BandGroup, ...], Len(1, 8)] = Field(
         description="groups of bands, in the order of the bands in the stack"
     )
-    depth: int = Field(4, ge=3, le=6, description="number of times that the scale is halved; 4 with lite0")
+    depth: int = Field(4, ge=3, le=6, description="number of times that the scale is halved; 4 with efficientnet_lite0")
     weights: Weights = Field("imagenet", description="initial weights of groups with rgb, as for pretrained_unet")
     weights_md5: str | None = Field(None, description="MD5 of the file of weights; null: there is none")
 
@@ -198,8 +199,10 @@ class DualEncoderOptions(LevelOptions):
         if all(group.pixels > 1 for group in self.groups):
             raise ValueError("no group has the pixels of the stack; set pixels to 1 for at least one group")
         for number, group in enumerate(self.groups):
-            if group.encoder == "lite0" and (group.pixels > 1 or self.depth != LITE0_DEPTH):
-                raise ValueError(f"group {number} has the encoder lite0, which needs depth {LITE0_DEPTH} and pixels 1")
+            if group.encoder == "efficientnet_lite0" and (group.pixels > 1 or self.depth != LITE0_DEPTH):
+                raise ValueError(
+                    f"group {number} has the encoder efficientnet_lite0, which needs depth {LITE0_DEPTH} and pixels 1"
+                )
         return self
 
 
@@ -207,12 +210,12 @@ class DualEncoderSettings(Frozen):
     """Settings of the U-Net with an encoder for each group of bands."""
 
     weights: Weights = Field(
-        "imagenet", description="initial weights of lite0 with red, green and blue, as for pretrained_unet"
+        "imagenet", description="initial weights of efficientnet_lite0 with red, green and blue, as for pretrained_unet"
     )
-    optical: Encoder | None = Field(
+    optical: GroupEncoder | None = Field(
         None,
-        description="encoder of the optical bands: lite0, EfficientNet-Lite0 to 1/16; plain, that of a U-Net; default: "
-        "lite0 for red, green and blue at depth 4, else plain",
+        description="encoder of the optical bands: efficientnet_lite0, its stages to 1/16; plain, that of a U-Net; "
+        "default: efficientnet_lite0 for red, green and blue at depth 4, else plain",
     )
     pixels: dict[Group, PixelSize] = Field(
         {},
@@ -321,7 +324,8 @@ def _band_groups(settings: DualEncoderSettings, depth: int, bands: Sequence[str]
         pixels, encoder = settings.pixels.get(group, 1) // finest, "plain"
         if group is Group.OPTICAL:
             suits = set(RGB) <= set(run) and depth == LITE0_DEPTH and pixels == 1
-            encoder = settings.optical or ("lite0" if suits else "plain")
-        rgb = tuple(run.index(name) for name in RGB) if encoder == "lite0" and set(RGB) <= set(run) else None
+            encoder = settings.optical or ("efficientnet_lite0" if suits else "plain")
+        photographed = encoder == "efficientnet_lite0" and set(RGB) <= set(run)
+        rgb = tuple(run.index(name) for name in RGB) if photographed else None
         groups.append(BandGroup(bands=len(run), encoder=encoder, pixels=pixels, rgb=rgb))
     return groups
