@@ -258,9 +258,8 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     """Score a band set's model on all labelled areas of a project.
 
     Training areas are scored on their test blocks, other labelled areas on their maps, including those of adapted
-    models. Writes the score table, its
-    metrics for DVC, curves of scores over the threshold (test blocks and each area), and the confusion map of every
-    labelled area that has been mapped, including training areas.
+    models. Writes the score table, its metrics for DVC, curves of scores over the threshold (test blocks and each
+    area), and the confusion map of every labelled area that has been mapped, including training areas.
 
     Args:
         project: project with stacks, model and maps.
